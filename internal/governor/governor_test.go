@@ -1,0 +1,157 @@
+package governor
+
+import (
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"agentd/pkg/agent"
+)
+
+// spin runs a turn that ends only when it is interrupted and returns the cause.
+func spin(g *Governor, work func()) (cause error, retired bool) {
+	var stop atomic.Pointer[error]
+	var turn Turn
+	g.Begin(&turn, func(err error) { stop.Store(&err) })
+	for stop.Load() == nil {
+		work()
+	}
+	return *stop.Load(), turn.End()
+}
+
+func start(t *testing.T, cfg Config) *Governor {
+	t.Helper()
+	g := New(cfg)
+	g.Start()
+	t.Cleanup(g.Close)
+	return g
+}
+
+func TestGovernor_TurnOverBudgetIsStopped(t *testing.T) {
+	g := start(t, Config{Budget: 50 * time.Millisecond})
+	done := make(chan error)
+	go func() {
+		began := time.Now()
+		err, retired := spin(g, func() {})
+		if !retired {
+			t.Error("the thread of a long turn must be retired")
+		}
+		if took := time.Since(began); took < 50*time.Millisecond {
+			t.Errorf("stopped after %v, before its budget", took)
+		}
+		done <- err
+	}()
+	if err := <-done; agent.KindOf(err) != agent.CPULimit {
+		t.Fatalf("cause = %v, want kind cpu_limit", err)
+	}
+}
+
+func TestGovernor_ShortTurnKeepsItsThread(t *testing.T) {
+	g := start(t, Config{LongAfter: time.Hour})
+	var turn Turn
+	for range 1000 {
+		g.Begin(&turn, func(error) { t.Error("interrupted") })
+		if turn.End() {
+			t.Fatal("a short turn must not retire its thread")
+		}
+	}
+}
+
+// The thread of a long turn is slow, every other thread is not, and the
+// processors that were added for it go away again.
+func TestGovernor_LongTurnLosesPriority(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("priorities of threads exist on Linux only")
+	}
+	base := runtime.GOMAXPROCS(0)
+	g := start(t, Config{Budget: 100 * time.Millisecond, LongAfter: time.Millisecond})
+	var nice, procs atomic.Int64
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = spin(g, func() {
+			if n, err := unix.Getpriority(unix.PRIO_PROCESS, unix.Gettid()); err == nil {
+				nice.Store(int64(20 - n)) // the raw system call answers 20 - nice
+			}
+			procs.Store(int64(runtime.GOMAXPROCS(0)))
+		})
+	}()
+	<-done
+	if nice.Load() != lowest {
+		t.Errorf("nice value in a long turn = %d, want %d", nice.Load(), lowest)
+	}
+	if procs.Load() != int64(base+1) {
+		t.Errorf("GOMAXPROCS in a long turn = %d, want %d", procs.Load(), base+1)
+	}
+	g.Close()
+	if got := runtime.GOMAXPROCS(0); got != base {
+		t.Errorf("GOMAXPROCS after Close = %d, want %d", got, base)
+	}
+}
+
+var sink [][]byte
+
+func TestGovernor_GrowingTurnIsStoppedNotItsNeighbour(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("page faults of threads are read on Linux only")
+	}
+	var meter heapMeter
+	limit := meter.bytes() + 256<<20
+	g := start(t, Config{Budget: 20 * time.Second, MemoryLimit: limit})
+	var innocent Turn
+	var wrong atomic.Bool
+	quit, ready, left := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(left)
+		g.Begin(&innocent, func(error) { wrong.Store(true) })
+		close(ready)
+		for x := 0; ; x++ { // older than the grower and just as busy
+			select {
+			case <-quit:
+				innocent.End()
+				return
+			default:
+			}
+		}
+	}()
+	<-ready
+	done := make(chan error)
+	go func() {
+		var mine [][]byte
+		err, _ := spin(g, func() {
+			block := make([]byte, 1<<20)
+			for i := 0; i < len(block); i += 4096 {
+				block[i] = 1
+			}
+			mine = append(mine, block)
+		})
+		sink = mine[:0]
+		done <- err
+	}()
+	err := <-done
+	close(quit)
+	<-left
+	sink = nil
+	if agent.KindOf(err) != agent.MemoryLimit {
+		t.Fatalf("cause = %v, want kind memory_limit", err)
+	}
+	if wrong.Load() {
+		t.Error("a turn that allocates nothing was stopped")
+	}
+}
+
+func BenchmarkTurn(b *testing.B) {
+	g := New(Config{})
+	g.Start()
+	defer g.Close()
+	var turn Turn
+	interrupt := func(error) {}
+	b.ReportAllocs()
+	for b.Loop() {
+		g.Begin(&turn, interrupt)
+		turn.End()
+	}
+}
