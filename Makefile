@@ -1,0 +1,97 @@
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+GO      ?= go
+BIN     := bin
+TOOLS   := .tmp/bin
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -X main.version=$(VERSION)
+
+# Packages whose tests run under the race detector in `make test`.
+PKGS := ./...
+
+.PHONY: help
+help: ## show this list
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+.PHONY: build
+build: ## build bin/agentd
+	@mkdir -p $(BIN)
+	$(GO) build -ldflags '$(LDFLAGS)' -o $(BIN)/agentd ./cmd/agentd
+
+.PHONY: run
+run: build ## start a node with the examples deployed (data in .agentd)
+	$(BIN)/agentd dev examples/research/research.ts examples/counter/counter.ts examples/chat-room/room.ts
+
+.PHONY: demo
+demo: build ## kill an agent's node in the middle of its work and watch the work finish
+	$(GO) run ./internal/demo -agentd $(BIN)/agentd
+
+.PHONY: test
+test: ## all short tests, with the race detector
+	$(GO) test -race -short -timeout 10m $(PKGS)
+
+.PHONY: slow
+slow: build ## the long suites: process kills, hostile code, fuzzing for a minute
+	$(GO) test -timeout 30m -run 'Slow' -count=1 $(PKGS)
+	@for f in $$(grep -rlE '^func Fuzz' --include='*_test.go' pkg internal | xargs -n1 dirname | sort -u); do \
+		for name in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$f/*_test.go | awk '{print $$2}'); do \
+			$(GO) test -run '^$$' -fuzz "^$$name$$" -fuzztime 15s ./$$f; \
+		done; \
+	done
+
+.PHONY: bench
+bench: build ## measure, as ratios within one run; the table goes to docs/benchmarks.md
+	$(GO) run ./internal/bench -agentd $(BIN)/agentd
+
+.PHONY: bench-go
+bench-go: ## the packages' own benchmarks
+	$(GO) test -run '^$$' -bench . -benchmem $(PKGS)
+
+.PHONY: fmt
+fmt: ## format all Go code
+	gofmt -w $$(git ls-files '*.go')
+
+.PHONY: lint
+lint: $(TOOLS)/staticcheck ## vet and staticcheck
+	$(GO) vet $(PKGS)
+	$(TOOLS)/staticcheck $(PKGS)
+
+.PHONY: proto
+proto: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc ## regenerate Go code from proto/
+	cd proto && PATH="$(CURDIR)/$(TOOLS):$$PATH" $(CURDIR)/$(TOOLS)/buf lint
+	cd proto && PATH="$(CURDIR)/$(TOOLS):$$PATH" $(CURDIR)/$(TOOLS)/buf generate
+
+# Each tool is built from the version that tools/go.mod pins.
+$(TOOLS)/buf: tools/go.mod
+	@mkdir -p $(TOOLS)
+	cd tools && $(GO) build -o $(CURDIR)/$@ github.com/bufbuild/buf/cmd/buf
+$(TOOLS)/protoc-gen-go: tools/go.mod
+	@mkdir -p $(TOOLS)
+	cd tools && $(GO) build -o $(CURDIR)/$@ google.golang.org/protobuf/cmd/protoc-gen-go
+$(TOOLS)/protoc-gen-go-grpc: tools/go.mod
+	@mkdir -p $(TOOLS)
+	cd tools && $(GO) build -o $(CURDIR)/$@ google.golang.org/grpc/cmd/protoc-gen-go-grpc
+$(TOOLS)/staticcheck: tools/go.mod
+	@mkdir -p $(TOOLS)
+	cd tools && $(GO) build -o $(CURDIR)/$@ honnef.co/go/tools/cmd/staticcheck
+
+.PHONY: check-fmt
+check-fmt:
+	@bad=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$bad" ] || { echo "not formatted (run make fmt):"; echo "$$bad"; exit 1; }
+
+.PHONY: check-proto
+check-proto: proto ## fail if generated code is out of date
+	@git diff --exit-code --stat -- proto || { echo "generated code is out of date: commit what make proto wrote"; exit 1; }
+
+.PHONY: arch
+arch: ## the import rules
+	$(GO) test -count=1 ./internal/arch
+
+.PHONY: check
+check: check-fmt lint arch check-proto test ## what CI runs
+
+.PHONY: clean
+clean: ## remove what make made
+	rm -rf $(BIN) .tmp
