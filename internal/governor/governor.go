@@ -41,7 +41,7 @@ type Config struct {
 	Log         *slog.Logger  // default: discard
 }
 
-// Governor watches turns. Begin and Turn.End may be called from any goroutine.
+// Governor watches turns. Turn, Begin and End may be called from any goroutine.
 type Governor struct {
 	cfg  Config
 	wake chan struct{} // buffer of one: a turn began while the watcher slept
@@ -64,16 +64,18 @@ type Governor struct {
 	heap         heapMeter
 }
 
-// Turn is the governor's record of one turn; an instance reuses one for all of
-// its turns. Its fields are guarded by Governor.mu.
+// Turn is the governor's record of a turn; an instance reuses one for all of its
+// turns, one after another.
 type Turn struct {
 	g         *Governor
 	interrupt func(error)
-	started   time.Time
-	thread    threadID
-	long      bool
-	stopped   bool
-	faults    uint64 // page faults of the thread when the turn became long
+
+	// guarded by Governor.mu
+	started time.Time
+	thread  threadID
+	long    bool
+	stopped bool
+	faults  uint64 // page faults of the thread when the turn became long
 }
 
 // New does nothing but remember; Start begins watching.
@@ -117,14 +119,18 @@ func (g *Governor) Close() {
 	<-g.done
 }
 
+// Turn makes a record for turns that follow one another. interrupt is called at
+// most once a turn, from the watcher, with an *agent.Error of kind CPULimit or
+// MemoryLimit; it must not block and must make the turn end.
+func (g *Governor) Turn(interrupt func(error)) *Turn { return &Turn{g: g, interrupt: interrupt} }
+
 // Begin starts a turn on the calling goroutine, which stays on its thread until
-// End. interrupt is called at most once, from the watcher, with an *agent.Error of
-// kind CPULimit or MemoryLimit; it must not block and must make the turn end.
-func (g *Governor) Begin(t *Turn, interrupt func(error)) {
+// End.
+func (t *Turn) Begin() {
 	runtime.LockOSThread()
-	t.g, t.interrupt, t.started = g, interrupt, time.Now()
-	t.thread, t.long, t.stopped = currentThread(), false, false
+	g := t.g
 	g.mu.Lock()
+	t.started, t.thread, t.long, t.stopped = time.Now(), currentThread(), false, false
 	g.mu.running[t] = struct{}{}
 	wake := g.mu.asleep
 	g.mu.asleep = false

@@ -14,8 +14,8 @@ import (
 // spin runs a turn that ends only when it is interrupted and returns the cause.
 func spin(g *Governor, work func()) (cause error, retired bool) {
 	var stop atomic.Pointer[error]
-	var turn Turn
-	g.Begin(&turn, func(err error) { stop.Store(&err) })
+	turn := g.Turn(func(err error) { stop.Store(&err) })
+	turn.Begin()
 	for stop.Load() == nil {
 		work()
 	}
@@ -51,9 +51,9 @@ func TestGovernor_TurnOverBudgetIsStopped(t *testing.T) {
 
 func TestGovernor_ShortTurnKeepsItsThread(t *testing.T) {
 	g := start(t, Config{LongAfter: time.Hour})
-	var turn Turn
+	turn := g.Turn(func(error) { t.Error("interrupted") })
 	for range 1000 {
-		g.Begin(&turn, func(error) { t.Error("interrupted") })
+		turn.Begin()
 		if turn.End() {
 			t.Fatal("a short turn must not retire its thread")
 		}
@@ -101,12 +101,12 @@ func TestGovernor_GrowingTurnIsStoppedNotItsNeighbour(t *testing.T) {
 	var meter heapMeter
 	limit := meter.bytes() + 256<<20
 	g := start(t, Config{Budget: 20 * time.Second, MemoryLimit: limit})
-	var innocent Turn
 	var wrong atomic.Bool
+	innocent := g.Turn(func(error) { wrong.Store(true) })
 	quit, ready, left := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(left)
-		g.Begin(&innocent, func(error) { wrong.Store(true) })
+		innocent.Begin()
 		close(ready)
 		for x := 0; ; x++ { // older than the grower and just as busy
 			select {
@@ -147,11 +147,10 @@ func BenchmarkTurn(b *testing.B) {
 	g := New(Config{})
 	g.Start()
 	defer g.Close()
-	var turn Turn
-	interrupt := func(error) {}
+	turn := g.Turn(func(error) {})
 	b.ReportAllocs()
 	for b.Loop() {
-		g.Begin(&turn, interrupt)
+		turn.Begin()
 		turn.End()
 	}
 }

@@ -19,7 +19,7 @@ type Host interface {
 	Describe(ctx context.Context, id agent.ID) (actor.Status, error)
 	Delete(ctx context.Context, id agent.ID) error
 	Lift(ctx context.Context, id agent.ID) error
-	Subscribe(id agent.ID, topic string, buffer int) (*actor.Subscription, error)
+	Subscribe(id agent.ID, topic string, buffer int) *actor.Subscription
 }
 
 // Table says who owns an agent and which classes there are.
@@ -87,7 +87,7 @@ func (r *Router) Subscribe(id agent.ID, topic string, buffer int) (*actor.Subscr
 	if err != nil {
 		return nil, err
 	}
-	return host.Subscribe(id, topic, buffer)
+	return host.Subscribe(id, topic, buffer), nil
 }
 
 // List pages through the agents of a namespace; see storage.Catalog.List.
