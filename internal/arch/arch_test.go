@@ -18,7 +18,7 @@ import (
 var layers = map[string]int{
 	"pkg/agent": 0,
 
-	"pkg/storage": 1, "pkg/storage/storagetest": 1, "pkg/sandbox": 1, "internal/governor": 1,
+	"pkg/storage": 1, "pkg/storage/internal/sqlite": 1, "pkg/storage/reference": 1, "pkg/storage/storagetest": 1, "pkg/sandbox": 1, "internal/governor": 1,
 	"proto/agentd/v1": 1, "internal/bundle": 1,
 
 	"pkg/placement": 2, "pkg/fiber": 2, "pkg/schedule": 2,
@@ -29,14 +29,17 @@ var layers = map[string]int{
 
 	"pkg/node": 5,
 
-	"internal/cli": 6, "cmd/agentd": 7, "internal/arch": 7, "internal/testcluster": 6, "internal/demo": 7, "internal/bench": 7,
+	"internal/cli": 6, "cmd/agentd": 7, "internal/arch": 7, "internal/process": 6, "internal/demo": 7,
+	"internal/bench": 7, "internal/e2e": 7,
 }
 
 // siblings are the arrows inside one layer, each with its reason.
 var siblings = map[[2]string]string{
-	{"pkg/storage/storagetest", "pkg/storage"}: "the conformance suite runs any engine",
-	{"pkg/server", "internal/wire"}:            "protobuf stops in wire",
-	{"pkg/client", "internal/wire"}:            "protobuf stops in wire",
+	{"pkg/storage/storagetest", "pkg/storage"}:               "the conformance suite runs any engine",
+	{"pkg/storage/reference", "pkg/storage"}:                 "an engine implements the interface",
+	{"pkg/storage/reference", "pkg/storage/internal/sqlite"}: "engines share one binding of SQLite",
+	{"pkg/server", "internal/wire"}:                          "protobuf stops in wire",
+	{"pkg/client", "internal/wire"}:                          "protobuf stops in wire",
 }
 
 // upward are the few arrows against the layers, each with its reason.
@@ -57,10 +60,10 @@ var doors = []struct {
 	{"C", []string{"pkg/storage"}, "cgo stays behind storage's interface"},
 	{"github.com/evanw/esbuild", []string{"internal/bundle"}, "one package bundles classes"},
 	{"github.com/hashicorp/raft", []string{"internal/raftgroup"}, "raft stands behind an interface of ours"},
-	{"google.golang.org/grpc", []string{"pkg/server", "pkg/client", "internal/wire", "pkg/node", "proto/agentd/v1"}, "the heart speaks agent.Call, not gRPC"},
+	{"google.golang.org/grpc", []string{"pkg/server", "pkg/client", "internal/wire", "pkg/node", "proto/agentd/v1", "internal/bench"}, "the heart speaks agent.Call, not gRPC"},
 	{"google.golang.org/protobuf", []string{"internal/wire", "pkg/server", "pkg/client", "proto/agentd/v1"}, "protobuf types never go below the edge"},
 	{"agentd/proto/agentd/v1", []string{"internal/wire", "pkg/server", "pkg/client"}, "protobuf types never go below the edge"},
-	{"testing", []string{"pkg/storage/storagetest", "internal/testcluster"}, "test code is not shipped"},
+	{"testing", []string{"pkg/storage/storagetest"}, "test code is not shipped"},
 	{"github.com/alecthomas/kong", []string{"internal/cli", "cmd/agentd"}, "flags are read at the edge"},
 	{"database/sql", nil, "agents' databases are used at driver level"},
 }

@@ -44,9 +44,6 @@ func New(self string, table Table, host Host, catalog storage.Catalog) *Router {
 // Call runs a call where its agent lives. Errors have the kinds of actor.Host.Call,
 // and Unavailable when the owner cannot be reached.
 func (r *Router) Call(ctx context.Context, call agent.Call) (agent.Result, error) {
-	if err := call.Validate(); err != nil {
-		return agent.Result{}, err
-	}
 	host, err := r.owner("call", call.Agent)
 	if err != nil {
 		return agent.Result{}, err
