@@ -1,0 +1,122 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/dop251/goja"
+	"github.com/dop251/goja/file"
+	"github.com/dop251/goja/parser"
+	"github.com/go-sourcemap/sourcemap"
+)
+
+// Program is code compiled once. Any number of isolates may run it at the same
+// time.
+type Program struct {
+	code       *goja.Program
+	regex      bool // may hold a regular expression literal
+	generators bool // may hold a generator function
+}
+
+// SourceError says where source code does not compile, in the author's file.
+type SourceError struct {
+	File       string
+	Line       int // from 1
+	Column     int // from 1
+	Text       string
+	SourceLine string // empty when the source map has no contents
+}
+
+func (e *SourceError) Error() string {
+	return fmt.Sprintf("%s:%d:%d: %s", e.File, e.Line, e.Column, e.Text)
+}
+
+// Compile parses a script. sourceMap is JSON (version 3) or empty. The error is a
+// *SourceError. Any goroutine.
+func Compile(name string, source, sourceMap []byte) (*Program, error) {
+	// Literals are compiled here, with the time limit that holds now.
+	if err := installTemplates(); err != nil {
+		return nil, err
+	}
+	src := string(source)
+	if line, ok := nestingOf(src); !ok {
+		return nil, &SourceError{File: name, Line: line, Column: 1, Text: "the program is nested too deeply", SourceLine: lineOf(src, line)}
+	}
+	var mapping *sourcemap.Consumer
+	if len(sourceMap) > 0 {
+		var err error
+		if mapping, err = sourcemap.Parse("", sourceMap); err != nil {
+			return nil, &SourceError{File: name, Line: 1, Column: 1, Text: "the source map is not valid: " + err.Error()}
+		}
+	}
+	tree, err := parser.ParseFile(nil, name, src, 0, parser.WithDisableSourceMaps)
+	if err != nil {
+		return nil, parseError(name, src, mapping, err)
+	}
+	if mapping != nil {
+		tree.File.SetSourceMap(mapping)
+	}
+	code, err := goja.CompileAST(tree, false)
+	if err != nil {
+		return nil, compileError(name, src, mapping, err)
+	}
+	return &Program{code: code, regex: strings.Contains(src, "/"), generators: strings.Contains(src, "yield")}, nil
+}
+
+func parseError(name, src string, mapping *sourcemap.Consumer, err error) error {
+	var list parser.ErrorList
+	if !errors.As(err, &list) || len(list) == 0 {
+		return &SourceError{File: name, Line: 1, Column: 1, Text: err.Error(), SourceLine: lineOf(src, 1)}
+	}
+	first := list[0]
+	return locate(name, src, mapping, first.Position.Line, first.Position.Column, first.Message)
+}
+
+func compileError(name, src string, mapping *sourcemap.Consumer, err error) error {
+	var (
+		syntax    *goja.CompilerSyntaxError
+		reference *goja.CompilerReferenceError
+		at        goja.CompilerError
+	)
+	switch {
+	case errors.As(err, &syntax):
+		at = syntax.CompilerError
+	case errors.As(err, &reference):
+		at = reference.CompilerError
+	default:
+		at.Message = err.Error()
+	}
+	// A fresh file counts lines without the source map, which locate applies.
+	pos := file.NewFile(name, src, 0).Position(at.Offset)
+	return locate(name, src, mapping, pos.Line, pos.Column, at.Message)
+}
+
+// locate maps a generated position to the author's.
+func locate(name, src string, mapping *sourcemap.Consumer, line, column int, text string) error {
+	e := &SourceError{File: name, Line: line, Column: column, Text: text, SourceLine: lineOf(src, line)}
+	if mapping == nil {
+		return e
+	}
+	original, _, l, c, ok := mapping.Source(line, column-1)
+	if !ok {
+		return e
+	}
+	e.File, e.Line, e.Column = original, l, c+1
+	if u := file.ResolveSourcemapURL(name, original); u != nil {
+		e.File = u.String()
+	}
+	e.SourceLine = lineOf(mapping.SourceContent(original), l)
+	return e
+}
+
+// lineOf is line n, from 1, cut to 1 000 bytes.
+func lineOf(src string, n int) string {
+	k := 0
+	for line := range strings.Lines(src) {
+		if k++; k == n {
+			return clip(strings.TrimRight(line, "\r\n"), 1_000)
+		}
+	}
+	return ""
+}
