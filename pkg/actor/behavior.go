@@ -54,6 +54,7 @@ type Behavior interface {
 }
 
 // Factory builds the behavior of one instance, on its loop, inside the first turn.
+// One that runs code of a user says with Loop.OnInterrupt how to stop it.
 type Factory func(Loop) (Behavior, error)
 
 // Classes finds the code of a class. It fails with kind UnknownClass before any
@@ -88,6 +89,11 @@ type Loop interface {
 	// Publish sends data to the subscribers of a topic of this agent, behind the
 	// gate.
 	Publish(topic string, data []byte)
+
+	// OnInterrupt says how to stop code that the factory runs while there is no
+	// Behavior yet; afterwards Behavior.Interrupt is used. fn is called from another
+	// goroutine, under the rules of Behavior.Interrupt.
+	OnInterrupt(fn func(cause error))
 
 	// Block holds back calls and wakes until release was called (on the loop).
 	// Blocks nest.
