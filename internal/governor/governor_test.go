@@ -68,20 +68,20 @@ func TestGovernor_LongTurnLosesPriority(t *testing.T) {
 	}
 	base := runtime.GOMAXPROCS(0)
 	g := start(t, Config{Budget: 100 * time.Millisecond, LongAfter: time.Millisecond})
-	var nice, procs atomic.Int64
+	var policy, procs atomic.Int64
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		_, _ = spin(g, func() {
-			if n, err := unix.Getpriority(unix.PRIO_PROCESS, unix.Gettid()); err == nil {
-				nice.Store(int64(20 - n)) // the raw system call answers 20 - nice
+			if attr, err := unix.SchedGetAttr(0, 0); err == nil {
+				policy.Store(int64(attr.Policy))
 			}
 			procs.Store(int64(runtime.GOMAXPROCS(0)))
 		})
 	}()
 	<-done
-	if nice.Load() != lowest {
-		t.Errorf("nice value in a long turn = %d, want %d", nice.Load(), lowest)
+	if policy.Load() != unix.SCHED_IDLE {
+		t.Errorf("scheduling class in a long turn = %d, want SCHED_IDLE", policy.Load())
 	}
 	if procs.Load() != int64(base+1) {
 		t.Errorf("GOMAXPROCS in a long turn = %d, want %d", procs.Load(), base+1)

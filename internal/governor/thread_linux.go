@@ -8,19 +8,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lowest is the nice value of a thread that runs a long turn: it gets about a
-// seventieth of the weight of an ordinary one.
-const lowest = 19
-
 // threadID is a kernel thread of this process.
 type threadID int
 
 func currentThread() threadID { return threadID(unix.Gettid()) }
 
-// lowerPriority acts on the one thread: on Linux a nice value belongs to a thread,
-// not to the process (setpriority(2), NOTES).
+// lowerPriority makes the one thread yield to all others at once: a thread that
+// wakes takes the processor from one of class SCHED_IDLE without waiting for the
+// end of its slice, which it would with a mere nice value (sched(7)).
 func (t threadID) lowerPriority() error {
-	return unix.Setpriority(unix.PRIO_PROCESS, int(t), lowest)
+	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}
+	return unix.SchedSetAttr(int(t), &attr, 0)
 }
 
 // pageFaults is the number of minor faults of the thread so far (proc(5), minflt),

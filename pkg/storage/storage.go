@@ -89,8 +89,10 @@ type DB interface {
 	// panics. Calls nest, at most 32 deep.
 	Savepoint(fn func() error) error
 
-	// Commit ends the transaction together with the agent's wake. It returns at once;
-	// the ticket settles when the commit is durable. When nothing changed since the
+	// Commit ends the transaction together with the agent's wake. It does not wait for
+	// the disk, but for the first commit of a life (its note in the catalog) and while
+	// an engine's limit of unsettled commits is reached; the ticket settles when the
+	// commit is durable. When nothing changed since the
 	// last commit the ticket is that of the last one. After an error everything since
 	// the last commit is gone and the database must be closed: kind StorageFull,
 	// TooLarge (over MaxTurnBytes), SQL (a deferred constraint) or Internal.
