@@ -92,6 +92,7 @@ func (in *instance) construct() error {
 		return err
 	}
 	in.iso, in.vm = iso, iso.VM()
+	in.loop.OnInterrupt(in.Interrupt) // the module's top level and the constructor are code of the user
 	if err := in.openRows(); err != nil {
 		return err
 	}
