@@ -8,6 +8,9 @@ TOOLS   := .tmp/bin
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -X main.version=$(VERSION)
 
+# SQLite's full-text search and mathematics, which agents' programs expect.
+export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS) -tags=sqlite_fts5,sqlite_math_functions)
+
 # Packages whose tests run under the race detector in `make test`.
 PKGS := ./...
 

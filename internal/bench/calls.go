@@ -86,24 +86,20 @@ func (r *run) hostile(ctx context.Context) error {
 		})
 	}
 	began := time.Now()
-	var during []times
+	var samples []time.Duration
 	for time.Since(began) < budget*3/4 {
 		t, err := load()
 		if err != nil {
 			return err
 		}
-		during = append(during, t)
+		samples = append(samples, t.samples...)
 	}
+	during := quantiles(samples, time.Since(began))
 	wg.Wait()
-	worst := during[0]
-	for _, t := range during {
-		if t.p99 > worst.p99 {
-			worst = t
-		}
-	}
-	r.add("neighbours' p99 beside ten hostile agents (worst of "+fmt.Sprint(len(during))+" rounds)", us(worst.p99), "the same load alone "+us(calm.p99), ratio(worst.p99, calm.p99), "≤ 2×")
+	r.add("neighbours' p99 from the moment ten hostile agents begin", us(during.p99), "the same load alone "+us(calm.p99), ratio(during.p99, calm.p99), "≤ 2×")
+	r.note("Neighbours beside hostile agents: %.0f/s, p50 %s; alone %.0f/s, p50 %s.", during.perSecond, us(during.p50), calm.perSecond, us(calm.p50))
 	r.note("Hostile agents ended as %v; the slowest after %v (budget %v).", kinds, slowest.Round(time.Millisecond), budget)
-	mem, err := node.Memory()
+	mem, err := settledMemory(ctx, node)
 	if err != nil {
 		return err
 	}

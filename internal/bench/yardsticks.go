@@ -113,6 +113,8 @@ func syncedWrite(dir string) (p50 float64, err error) {
 // times are the quantiles of one measurement in microseconds.
 type times struct {
 	p50, p99, perSecond float64
+
+	samples []time.Duration // sorted
 }
 
 func quantiles(samples []time.Duration, wall time.Duration) times {
@@ -120,7 +122,7 @@ func quantiles(samples []time.Duration, wall time.Duration) times {
 	at := func(q float64) float64 {
 		return float64(samples[int(q*float64(len(samples)-1))].Nanoseconds()) / 1000
 	}
-	return times{p50: at(0.5), p99: at(0.99), perSecond: float64(len(samples)) / wall.Seconds()}
+	return times{p50: at(0.5), p99: at(0.99), perSecond: float64(len(samples)) / wall.Seconds(), samples: samples}
 }
 
 // timeEach runs fn n times after a warm-up of a tenth.

@@ -20,22 +20,23 @@ import (
 // Defaults of Config.
 const (
 	DefaultBudget    = 30 * time.Second
-	DefaultLongAfter = 10 * time.Millisecond
+	DefaultLongAfter = 5 * time.Millisecond
 
 	// maxExtraProcs bounds how far GOMAXPROCS grows for long turns. Past it long turns
 	// share processors with short ones.
 	maxExtraProcs = 64
 
-	tick           = 5 * time.Millisecond   // while turns run; with none running nothing ticks
+	tick           = 2 * time.Millisecond   // while turns run; with none running nothing ticks
 	idleAfter      = time.Second            // without a running turn, then the watcher sleeps
 	betweenVictims = 250 * time.Millisecond // a stopped turn gets this long to give memory back
 	pressureEvery  = time.Second
+	giveEvery      = time.Second
 )
 
 // Config is fixed at New. The zero value of a field means its default.
 type Config struct {
 	Budget      time.Duration // wall time of one turn; default 30 s
-	LongAfter   time.Duration // a turn older than this loses its priority; default 10 ms
+	LongAfter   time.Duration // a turn older than this loses its priority; default 5 ms
 	MemoryLimit uint64        // bytes of Go memory; 0 = no limit
 	OnPressure  func()        // called at most once a second above 80 % of MemoryLimit; must not block
 	Log         *slog.Logger  // default: discard
@@ -57,10 +58,13 @@ type Governor struct {
 
 	// owned by the watcher goroutine
 	baseProcs    int
+	lazy         bool // the collector runs less often; see setLazy
+	gcPercent    int  // what it was before
 	procs        int
 	lastVictim   time.Time
 	lastPressure time.Time
-	freeAfter    *Turn // give memory back to the system when this turn has ended
+	owed         bool // a turn was stopped; give its memory back to the system
+	lastGiven    time.Time
 	heap         heapMeter
 }
 
@@ -101,7 +105,7 @@ func (g *Governor) Start() {
 	g.procs = g.baseProcs
 	if g.cfg.MemoryLimit > 0 {
 		// The collector works hard before the watcher has to stop anything.
-		debug.SetMemoryLimit(int64(g.cfg.MemoryLimit / 10 * 9))
+		debug.SetMemoryLimit(int64(g.cfg.MemoryLimit / 100 * collectPercent))
 	}
 	go g.watch()
 }
@@ -161,6 +165,7 @@ func (t *Turn) End() (retire bool) {
 
 func (g *Governor) watch() {
 	defer close(g.done)
+	defer g.setLazy(false)
 	defer g.setProcs(0)
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
@@ -175,7 +180,7 @@ func (g *Governor) watch() {
 		if n := g.scan(now); n > 0 {
 			idleSince = now
 		}
-		if now.Sub(idleSince) < idleAfter || !g.trySleep() {
+		if g.owed || now.Sub(idleSince) < idleAfter || !g.trySleep() {
 			continue
 		}
 		ticker.Stop()
@@ -219,7 +224,9 @@ func (g *Governor) scan(now time.Time) int {
 		interrupt()
 	}
 	g.setProcs(long)
+	g.setLazy(long > 0)
 	g.checkMemory(now)
+	g.giveBack(now)
 	return running
 }
 
@@ -236,9 +243,10 @@ func (g *Governor) demoteLocked(t *Turn) {
 	}
 }
 
-// stopLocked marks the turn and returns what to do once the lock is released.
+// stopLocked marks the turn and returns what to do once the lock is released. Only
+// the watcher stops turns.
 func (g *Governor) stopLocked(t *Turn, kind agent.Kind, msg string) func() {
-	t.stopped = true
+	t.stopped, g.owed = true, true
 	interrupt := t.interrupt
 	return func() { interrupt(&agent.Error{Op: "run turn", Kind: kind, Msg: msg}) }
 }

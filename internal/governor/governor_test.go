@@ -99,7 +99,8 @@ func TestGovernor_GrowingTurnIsStoppedNotItsNeighbour(t *testing.T) {
 		t.Skip("page faults of threads are read on Linux only")
 	}
 	var meter heapMeter
-	limit := meter.bytes() + 256<<20
+	used, _ := meter.read()
+	limit := used + 256<<20
 	g := start(t, Config{Budget: 20 * time.Second, MemoryLimit: limit})
 	var wrong atomic.Bool
 	innocent := g.Turn(func(error) { wrong.Store(true) })

@@ -9,16 +9,44 @@ import (
 	"agentd/pkg/agent"
 )
 
+const (
+	// collectPercent of the memory limit is where the collector begins to run all the
+	// time; pressurePercent is where idle agents are sent to sleep.
+	collectPercent  = 90
+	pressurePercent = 80
+
+	// lazyGC is the collector's percentage while long turns run. A collection takes
+	// processors from everybody; code that makes garbage in an endless loop would
+	// otherwise cause several a second. The memory limit still holds.
+	lazyGC = 400
+)
+
+// setLazy trades memory for calm while long turns run.
+func (g *Governor) setLazy(on bool) {
+	if on == g.lazy {
+		return
+	}
+	g.lazy = on
+	if on {
+		g.gcPercent = debug.SetGCPercent(lazyGC)
+	} else {
+		debug.SetGCPercent(g.gcPercent)
+	}
+}
+
 // heapMeter reads what the Go heap holds without stopping the world. It belongs to
 // the watcher.
 type heapMeter struct {
-	sample [1]metrics.Sample
+	sample [2]metrics.Sample
 }
 
-func (m *heapMeter) bytes() uint64 {
+// read gives the bytes of all objects, dead ones not yet collected included, and
+// of those that the last collection found alive.
+func (m *heapMeter) read() (all, live uint64) {
 	m.sample[0].Name = "/memory/classes/heap/objects:bytes"
+	m.sample[1].Name = "/gc/heap/live:bytes"
 	metrics.Read(m.sample[:])
-	return m.sample[0].Value.Uint64()
+	return m.sample[0].Value.Uint64(), m.sample[1].Value.Uint64()
 }
 
 // checkMemory stops the turn that grows the heap when the heap is over its limit,
@@ -27,20 +55,22 @@ func (g *Governor) checkMemory(now time.Time) {
 	if g.cfg.MemoryLimit == 0 {
 		return
 	}
-	g.giveBack()
-	used := g.heap.bytes()
-	if used > g.cfg.MemoryLimit/10*8 && g.cfg.OnPressure != nil && now.Sub(g.lastPressure) >= pressureEvery {
+	used, live := g.heap.read()
+	if used > g.cfg.MemoryLimit/100*pressurePercent && g.cfg.OnPressure != nil && now.Sub(g.lastPressure) >= pressureEvery {
 		g.lastPressure = now
 		g.cfg.OnPressure()
 	}
-	if used <= g.cfg.MemoryLimit || now.Sub(g.lastVictim) < betweenVictims {
+	// Near the limit the collector may merely lag behind garbage; that is given some
+	// room as long as little was alive when it last looked.
+	over := used > g.cfg.MemoryLimit && (live > g.cfg.MemoryLimit/2 || used > g.cfg.MemoryLimit/4*5)
+	if !over || now.Sub(g.lastVictim) < betweenVictims {
 		return
 	}
 	victim, interrupt := g.pickGrower(used)
 	if victim == nil {
 		return
 	}
-	g.lastVictim, g.freeAfter = now, victim
+	g.lastVictim = now
 	interrupt()
 }
 
@@ -69,17 +99,21 @@ func (g *Governor) pickGrower(used uint64) (*Turn, func()) {
 		used>>20, g.cfg.MemoryLimit>>20))
 }
 
-// giveBack returns memory to the system once the stopped turn has ended. A
-// collection of the whole heap is worth it here because gigabytes are at stake.
-func (g *Governor) giveBack() {
-	if g.freeAfter == nil {
+// giveBack returns memory to the system once stopped turns have ended. A collection
+// of the whole heap is worth it here: what endless code leaves behind may be most
+// of the memory, and nothing else would ask for it back soon.
+func (g *Governor) giveBack(now time.Time) {
+	if !g.owed || now.Sub(g.lastGiven) < giveEvery {
 		return
 	}
 	g.mu.Lock()
-	_, running := g.mu.running[g.freeAfter]
-	g.mu.Unlock()
-	if !running {
-		g.freeAfter = nil
-		debug.FreeOSMemory()
+	for t := range g.mu.running {
+		if t.stopped {
+			g.mu.Unlock()
+			return
+		}
 	}
+	g.mu.Unlock()
+	g.owed, g.lastGiven = false, now
+	debug.FreeOSMemory()
 }
