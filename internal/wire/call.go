@@ -44,6 +44,13 @@ func InvokeCall(req *agentdv1.InvokeRequest) (agent.Call, error) {
 	return call, call.Validate()
 }
 
+// InvokeStreamCall reads a call whose chunks are published on topic.
+func InvokeStreamCall(req *agentdv1.InvokeStreamRequest, topic string) (agent.Call, error) {
+	call, err := InvokeCall(&agentdv1.InvokeRequest{Agent: req.GetAgent(), Method: req.GetMethod(), Args: req.GetArgs()})
+	call.Stream = topic
+	return call, err
+}
+
 // GetStateCall asks for the state.
 func GetStateCall(req *agentdv1.GetStateRequest) (agent.Call, error) {
 	return platformCall(req.GetAgent(), agent.MethodStateGet, struct{}{})

@@ -45,6 +45,7 @@ type Call struct {
 	Method  string
 	Args    []json.RawMessage // each one JSON value
 	Key     string            // idempotency key; empty for none. Kept 24 h with the result
+	Stream  string            // topic on which a streaming method publishes its chunks; empty: the caller wants one result
 }
 
 // Validate checks everything that can be checked without the agent.
@@ -62,6 +63,8 @@ func (c Call) Validate() error {
 		return bad(Invalid, "method name has %d bytes; at most %d are allowed", len(c.Method), MaxMethodBytes)
 	case len(c.Key) > MaxKeyBytes:
 		return bad(Invalid, "idempotency key has %d bytes; at most %d are allowed", len(c.Key), MaxKeyBytes)
+	case c.Key != "" && c.Stream != "":
+		return bad(Invalid, "a streaming call cannot have an idempotency key: its chunks are not kept")
 	}
 	if n := c.ArgsBytes(); n > MaxArgsBytes {
 		return bad(TooLarge, "arguments have %d bytes; at most %d are allowed", n, MaxArgsBytes)

@@ -33,28 +33,50 @@ func (in *instance) Call(call agent.Call, _ <-chan struct{}, reply func(agent.Re
 func (in *instance) callClass(call agent.Call, answer func(agent.Result, error)) {
 	op := "call " + call.Method
 	err := in.enter(func(*goja.Runtime) error {
-		fn, err := in.method(call.Method)
+		fn, args, err := in.prepare(op, call)
 		if err != nil {
-			answer(agent.Result{}, err)
+			answer(agent.Result{}, err) // ours: the class threw nothing
 			return nil
 		}
-		args := make([]goja.Value, len(call.Args))
-		for i, raw := range call.Args {
-			if args[i], err = in.iso.FromJSON(raw); err != nil {
-				return &agent.Error{Op: op, Agent: in.id(), Kind: agent.Invalid, Msg: fmt.Sprintf("argument %d is not JSON", i+1), Err: err}
+		settle := func(v goja.Value) { answer(in.result(op, v)) }
+		if in.self.streaming[call.Method] {
+			response, err := in.response(call, answer)
+			if err != nil {
+				return err
 			}
+			args = append([]goja.Value{response}, args...)
+			settle = func(goja.Value) {} // its value is ignored; end() answers
 		}
 		v, err := fn(in.self.object, args...)
 		if err != nil {
 			return err
 		}
-		in.iso.Await(v, func(v goja.Value) { answer(in.result(op, v)) },
+		in.iso.Await(v, settle,
 			func(reason goja.Value) { answer(agent.Result{}, in.reasonFault(op, reason)) })
 		return nil
 	})
 	if err != nil {
 		answer(agent.Result{}, in.fault(op, err))
 	}
+}
+
+// prepare finds a method and reads its arguments.
+func (in *instance) prepare(op string, call agent.Call) (fn goja.Callable, args []goja.Value, err error) {
+	if fn, err = in.method(call.Method); err != nil {
+		return nil, nil, err
+	}
+	args = make([]goja.Value, len(call.Args))
+	for i, raw := range call.Args {
+		if args[i], err = in.iso.FromJSON(raw); err != nil {
+			return nil, nil, &agent.Error{Op: op, Agent: in.id(), Kind: agent.Invalid, Msg: fmt.Sprintf("argument %d is not JSON", i+1), Err: err}
+		}
+	}
+	streaming, err := in.streams(call.Method)
+	if err == nil && streaming && call.Stream == "" {
+		err = &agent.Error{Op: op, Agent: in.id(), Kind: agent.Invalid,
+			Msg: fmt.Sprintf("method %q streams its answer: call it with InvokeStream (agentd call --stream)", call.Method)}
+	}
+	return fn, args, err
 }
 
 // result is a method's value as JSON.

@@ -42,7 +42,9 @@ type subject struct {
 	base    *goja.Object // Agent or DurableObject
 	isAgent bool
 	methods map[string]goja.Callable // public methods that were called before
-	public  []string                 // all public methods, sorted
+
+	streaming map[string]bool // whether a method that was called before streams
+	public    []string        // all public methods, sorted
 }
 
 // work counts what keeps an instance in memory.

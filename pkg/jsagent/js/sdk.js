@@ -74,6 +74,8 @@ async function getAgentByName(namespace, name, options) {
 
 return {
   callableMetadata,
+  isStreaming(method) { return callableMetadata.get(method)?.streaming === true; },
+  respond(send) { return new StreamingResponse({ send }, ""); },
   exports: {
     SqlError, StreamingResponse, callable, unstable_callable: callable, camelCaseToKebabCase, getAgentByName,
     DEFAULT_AGENT_STATIC_OPTIONS: glue.defaults,

@@ -279,6 +279,159 @@ func (x *InvokeResponse) GetResult() []byte {
 	return nil
 }
 
+// InvokeStreamRequest is one call of a streaming method. It cannot carry an
+// idempotency key: chunks are not kept.
+type InvokeStreamRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who is called.
+	Agent *AgentRef `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
+	// Public method of the class, 1 to 256 bytes.
+	Method string `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"`
+	// Arguments in order, one JSON value each, at most 16 MiB together. The method gets
+	// its StreamingResponse in front of them.
+	Args          [][]byte `protobuf:"bytes,3,rep,name=args,proto3" json:"args,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InvokeStreamRequest) Reset() {
+	*x = InvokeStreamRequest{}
+	mi := &file_agentd_v1_agent_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InvokeStreamRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InvokeStreamRequest) ProtoMessage() {}
+
+func (x *InvokeStreamRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agentd_v1_agent_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InvokeStreamRequest.ProtoReflect.Descriptor instead.
+func (*InvokeStreamRequest) Descriptor() ([]byte, []int) {
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *InvokeStreamRequest) GetAgent() *AgentRef {
+	if x != nil {
+		return x.Agent
+	}
+	return nil
+}
+
+func (x *InvokeStreamRequest) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *InvokeStreamRequest) GetArgs() [][]byte {
+	if x != nil {
+		return x.Args
+	}
+	return nil
+}
+
+// InvokeStreamResponse is one chunk, or the end.
+type InvokeStreamResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was sent.
+	//
+	// Types that are valid to be assigned to Event:
+	//
+	//	*InvokeStreamResponse_Chunk
+	//	*InvokeStreamResponse_Result
+	Event         isInvokeStreamResponse_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InvokeStreamResponse) Reset() {
+	*x = InvokeStreamResponse{}
+	mi := &file_agentd_v1_agent_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InvokeStreamResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InvokeStreamResponse) ProtoMessage() {}
+
+func (x *InvokeStreamResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agentd_v1_agent_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InvokeStreamResponse.ProtoReflect.Descriptor instead.
+func (*InvokeStreamResponse) Descriptor() ([]byte, []int) {
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *InvokeStreamResponse) GetEvent() isInvokeStreamResponse_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *InvokeStreamResponse) GetChunk() []byte {
+	if x != nil {
+		if x, ok := x.Event.(*InvokeStreamResponse_Chunk); ok {
+			return x.Chunk
+		}
+	}
+	return nil
+}
+
+func (x *InvokeStreamResponse) GetResult() *InvokeResponse {
+	if x != nil {
+		if x, ok := x.Event.(*InvokeStreamResponse_Result); ok {
+			return x.Result
+		}
+	}
+	return nil
+}
+
+type isInvokeStreamResponse_Event interface {
+	isInvokeStreamResponse_Event()
+}
+
+type InvokeStreamResponse_Chunk struct {
+	// One JSON value, at most 16 MiB.
+	Chunk []byte `protobuf:"bytes,1,opt,name=chunk,proto3,oneof"`
+}
+
+type InvokeStreamResponse_Result struct {
+	// The last message: what the method gave to end(), or its result.
+	Result *InvokeResponse `protobuf:"bytes,2,opt,name=result,proto3,oneof"`
+}
+
+func (*InvokeStreamResponse_Chunk) isInvokeStreamResponse_Event() {}
+
+func (*InvokeStreamResponse_Result) isInvokeStreamResponse_Event() {}
+
 // GetStateRequest asks for the state.
 type GetStateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -290,7 +443,7 @@ type GetStateRequest struct {
 
 func (x *GetStateRequest) Reset() {
 	*x = GetStateRequest{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[3]
+	mi := &file_agentd_v1_agent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -302,7 +455,7 @@ func (x *GetStateRequest) String() string {
 func (*GetStateRequest) ProtoMessage() {}
 
 func (x *GetStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[3]
+	mi := &file_agentd_v1_agent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -315,7 +468,7 @@ func (x *GetStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStateRequest.ProtoReflect.Descriptor instead.
 func (*GetStateRequest) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{3}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetStateRequest) GetAgent() *AgentRef {
@@ -336,7 +489,7 @@ type GetStateResponse struct {
 
 func (x *GetStateResponse) Reset() {
 	*x = GetStateResponse{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[4]
+	mi := &file_agentd_v1_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -348,7 +501,7 @@ func (x *GetStateResponse) String() string {
 func (*GetStateResponse) ProtoMessage() {}
 
 func (x *GetStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[4]
+	mi := &file_agentd_v1_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -361,7 +514,7 @@ func (x *GetStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStateResponse.ProtoReflect.Descriptor instead.
 func (*GetStateResponse) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{4}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetStateResponse) GetState() []byte {
@@ -384,7 +537,7 @@ type SetStateRequest struct {
 
 func (x *SetStateRequest) Reset() {
 	*x = SetStateRequest{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[5]
+	mi := &file_agentd_v1_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -396,7 +549,7 @@ func (x *SetStateRequest) String() string {
 func (*SetStateRequest) ProtoMessage() {}
 
 func (x *SetStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[5]
+	mi := &file_agentd_v1_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -409,7 +562,7 @@ func (x *SetStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetStateRequest.ProtoReflect.Descriptor instead.
 func (*SetStateRequest) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{5}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SetStateRequest) GetAgent() *AgentRef {
@@ -435,7 +588,7 @@ type SetStateResponse struct {
 
 func (x *SetStateResponse) Reset() {
 	*x = SetStateResponse{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[6]
+	mi := &file_agentd_v1_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -447,7 +600,7 @@ func (x *SetStateResponse) String() string {
 func (*SetStateResponse) ProtoMessage() {}
 
 func (x *SetStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[6]
+	mi := &file_agentd_v1_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -460,7 +613,7 @@ func (x *SetStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetStateResponse.ProtoReflect.Descriptor instead.
 func (*SetStateResponse) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{6}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{8}
 }
 
 // WatchStateRequest begins a watch.
@@ -474,7 +627,7 @@ type WatchStateRequest struct {
 
 func (x *WatchStateRequest) Reset() {
 	*x = WatchStateRequest{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[7]
+	mi := &file_agentd_v1_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -486,7 +639,7 @@ func (x *WatchStateRequest) String() string {
 func (*WatchStateRequest) ProtoMessage() {}
 
 func (x *WatchStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[7]
+	mi := &file_agentd_v1_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -499,7 +652,7 @@ func (x *WatchStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStateRequest.ProtoReflect.Descriptor instead.
 func (*WatchStateRequest) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{7}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WatchStateRequest) GetAgent() *AgentRef {
@@ -520,7 +673,7 @@ type WatchStateResponse struct {
 
 func (x *WatchStateResponse) Reset() {
 	*x = WatchStateResponse{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[8]
+	mi := &file_agentd_v1_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -532,7 +685,7 @@ func (x *WatchStateResponse) String() string {
 func (*WatchStateResponse) ProtoMessage() {}
 
 func (x *WatchStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[8]
+	mi := &file_agentd_v1_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -545,7 +698,7 @@ func (x *WatchStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStateResponse.ProtoReflect.Descriptor instead.
 func (*WatchStateResponse) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{8}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *WatchStateResponse) GetState() []byte {
@@ -573,7 +726,7 @@ type SqlValue struct {
 
 func (x *SqlValue) Reset() {
 	*x = SqlValue{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[9]
+	mi := &file_agentd_v1_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -585,7 +738,7 @@ func (x *SqlValue) String() string {
 func (*SqlValue) ProtoMessage() {}
 
 func (x *SqlValue) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[9]
+	mi := &file_agentd_v1_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -598,7 +751,7 @@ func (x *SqlValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SqlValue.ProtoReflect.Descriptor instead.
 func (*SqlValue) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{9}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SqlValue) GetKind() isSqlValue_Kind {
@@ -687,7 +840,7 @@ type SqlRow struct {
 
 func (x *SqlRow) Reset() {
 	*x = SqlRow{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[10]
+	mi := &file_agentd_v1_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -699,7 +852,7 @@ func (x *SqlRow) String() string {
 func (*SqlRow) ProtoMessage() {}
 
 func (x *SqlRow) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[10]
+	mi := &file_agentd_v1_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -712,7 +865,7 @@ func (x *SqlRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SqlRow.ProtoReflect.Descriptor instead.
 func (*SqlRow) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{10}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SqlRow) GetCells() []*SqlValue {
@@ -739,7 +892,7 @@ type QueryRequest struct {
 
 func (x *QueryRequest) Reset() {
 	*x = QueryRequest{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[11]
+	mi := &file_agentd_v1_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -751,7 +904,7 @@ func (x *QueryRequest) String() string {
 func (*QueryRequest) ProtoMessage() {}
 
 func (x *QueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[11]
+	mi := &file_agentd_v1_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -764,7 +917,7 @@ func (x *QueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRequest.ProtoReflect.Descriptor instead.
 func (*QueryRequest) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{11}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *QueryRequest) GetAgent() *AgentRef {
@@ -810,7 +963,7 @@ type QueryResponse struct {
 
 func (x *QueryResponse) Reset() {
 	*x = QueryResponse{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[12]
+	mi := &file_agentd_v1_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -822,7 +975,7 @@ func (x *QueryResponse) String() string {
 func (*QueryResponse) ProtoMessage() {}
 
 func (x *QueryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[12]
+	mi := &file_agentd_v1_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -835,7 +988,7 @@ func (x *QueryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryResponse.ProtoReflect.Descriptor instead.
 func (*QueryResponse) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{12}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *QueryResponse) GetColumns() []string {
@@ -872,7 +1025,7 @@ type KVGetRequest struct {
 
 func (x *KVGetRequest) Reset() {
 	*x = KVGetRequest{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[13]
+	mi := &file_agentd_v1_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -884,7 +1037,7 @@ func (x *KVGetRequest) String() string {
 func (*KVGetRequest) ProtoMessage() {}
 
 func (x *KVGetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[13]
+	mi := &file_agentd_v1_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -897,7 +1050,7 @@ func (x *KVGetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KVGetRequest.ProtoReflect.Descriptor instead.
 func (*KVGetRequest) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{13}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *KVGetRequest) GetAgent() *AgentRef {
@@ -925,7 +1078,7 @@ type KVGetResponse struct {
 
 func (x *KVGetResponse) Reset() {
 	*x = KVGetResponse{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[14]
+	mi := &file_agentd_v1_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -937,7 +1090,7 @@ func (x *KVGetResponse) String() string {
 func (*KVGetResponse) ProtoMessage() {}
 
 func (x *KVGetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[14]
+	mi := &file_agentd_v1_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -950,7 +1103,7 @@ func (x *KVGetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KVGetResponse.ProtoReflect.Descriptor instead.
 func (*KVGetResponse) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{14}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *KVGetResponse) GetEntries() map[string][]byte {
@@ -974,7 +1127,7 @@ type KVPutRequest struct {
 
 func (x *KVPutRequest) Reset() {
 	*x = KVPutRequest{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[15]
+	mi := &file_agentd_v1_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +1139,7 @@ func (x *KVPutRequest) String() string {
 func (*KVPutRequest) ProtoMessage() {}
 
 func (x *KVPutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[15]
+	mi := &file_agentd_v1_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -999,7 +1152,7 @@ func (x *KVPutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KVPutRequest.ProtoReflect.Descriptor instead.
 func (*KVPutRequest) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{15}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *KVPutRequest) GetAgent() *AgentRef {
@@ -1025,7 +1178,7 @@ type KVPutResponse struct {
 
 func (x *KVPutResponse) Reset() {
 	*x = KVPutResponse{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[16]
+	mi := &file_agentd_v1_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1037,7 +1190,7 @@ func (x *KVPutResponse) String() string {
 func (*KVPutResponse) ProtoMessage() {}
 
 func (x *KVPutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[16]
+	mi := &file_agentd_v1_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1050,7 +1203,7 @@ func (x *KVPutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KVPutResponse.ProtoReflect.Descriptor instead.
 func (*KVPutResponse) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{16}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{18}
 }
 
 // KVDeleteRequest names keys.
@@ -1066,7 +1219,7 @@ type KVDeleteRequest struct {
 
 func (x *KVDeleteRequest) Reset() {
 	*x = KVDeleteRequest{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[17]
+	mi := &file_agentd_v1_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1078,7 +1231,7 @@ func (x *KVDeleteRequest) String() string {
 func (*KVDeleteRequest) ProtoMessage() {}
 
 func (x *KVDeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[17]
+	mi := &file_agentd_v1_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1091,7 +1244,7 @@ func (x *KVDeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KVDeleteRequest.ProtoReflect.Descriptor instead.
 func (*KVDeleteRequest) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{17}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *KVDeleteRequest) GetAgent() *AgentRef {
@@ -1119,7 +1272,7 @@ type KVDeleteResponse struct {
 
 func (x *KVDeleteResponse) Reset() {
 	*x = KVDeleteResponse{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[18]
+	mi := &file_agentd_v1_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1131,7 +1284,7 @@ func (x *KVDeleteResponse) String() string {
 func (*KVDeleteResponse) ProtoMessage() {}
 
 func (x *KVDeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[18]
+	mi := &file_agentd_v1_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1144,7 +1297,7 @@ func (x *KVDeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KVDeleteResponse.ProtoReflect.Descriptor instead.
 func (*KVDeleteResponse) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{18}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *KVDeleteResponse) GetDeleted() uint32 {
@@ -1175,7 +1328,7 @@ type KVListRequest struct {
 
 func (x *KVListRequest) Reset() {
 	*x = KVListRequest{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[19]
+	mi := &file_agentd_v1_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1187,7 +1340,7 @@ func (x *KVListRequest) String() string {
 func (*KVListRequest) ProtoMessage() {}
 
 func (x *KVListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[19]
+	mi := &file_agentd_v1_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1200,7 +1353,7 @@ func (x *KVListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KVListRequest.ProtoReflect.Descriptor instead.
 func (*KVListRequest) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{19}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *KVListRequest) GetAgent() *AgentRef {
@@ -1258,7 +1411,7 @@ type KVEntry struct {
 
 func (x *KVEntry) Reset() {
 	*x = KVEntry{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[20]
+	mi := &file_agentd_v1_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1270,7 +1423,7 @@ func (x *KVEntry) String() string {
 func (*KVEntry) ProtoMessage() {}
 
 func (x *KVEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[20]
+	mi := &file_agentd_v1_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1283,7 +1436,7 @@ func (x *KVEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KVEntry.ProtoReflect.Descriptor instead.
 func (*KVEntry) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{20}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *KVEntry) GetKey() string {
@@ -1311,7 +1464,7 @@ type KVListResponse struct {
 
 func (x *KVListResponse) Reset() {
 	*x = KVListResponse{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[21]
+	mi := &file_agentd_v1_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1323,7 +1476,7 @@ func (x *KVListResponse) String() string {
 func (*KVListResponse) ProtoMessage() {}
 
 func (x *KVListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[21]
+	mi := &file_agentd_v1_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1336,7 +1489,7 @@ func (x *KVListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KVListResponse.ProtoReflect.Descriptor instead.
 func (*KVListResponse) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{21}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *KVListResponse) GetEntries() []*KVEntry {
@@ -1385,7 +1538,7 @@ type AgentInfo struct {
 
 func (x *AgentInfo) Reset() {
 	*x = AgentInfo{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[22]
+	mi := &file_agentd_v1_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1397,7 +1550,7 @@ func (x *AgentInfo) String() string {
 func (*AgentInfo) ProtoMessage() {}
 
 func (x *AgentInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[22]
+	mi := &file_agentd_v1_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1410,7 +1563,7 @@ func (x *AgentInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentInfo.ProtoReflect.Descriptor instead.
 func (*AgentInfo) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{22}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AgentInfo) GetAgent() *AgentRef {
@@ -1536,7 +1689,7 @@ type AgentServiceListRequest struct {
 
 func (x *AgentServiceListRequest) Reset() {
 	*x = AgentServiceListRequest{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[23]
+	mi := &file_agentd_v1_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1548,7 +1701,7 @@ func (x *AgentServiceListRequest) String() string {
 func (*AgentServiceListRequest) ProtoMessage() {}
 
 func (x *AgentServiceListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[23]
+	mi := &file_agentd_v1_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1561,7 +1714,7 @@ func (x *AgentServiceListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentServiceListRequest.ProtoReflect.Descriptor instead.
 func (*AgentServiceListRequest) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{23}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AgentServiceListRequest) GetNamespace() string {
@@ -1603,7 +1756,7 @@ type AgentServiceListResponse struct {
 
 func (x *AgentServiceListResponse) Reset() {
 	*x = AgentServiceListResponse{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[24]
+	mi := &file_agentd_v1_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1615,7 +1768,7 @@ func (x *AgentServiceListResponse) String() string {
 func (*AgentServiceListResponse) ProtoMessage() {}
 
 func (x *AgentServiceListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[24]
+	mi := &file_agentd_v1_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1628,7 +1781,7 @@ func (x *AgentServiceListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentServiceListResponse.ProtoReflect.Descriptor instead.
 func (*AgentServiceListResponse) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{24}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AgentServiceListResponse) GetAgents() []*AgentInfo {
@@ -1649,7 +1802,7 @@ type AgentServiceDescribeRequest struct {
 
 func (x *AgentServiceDescribeRequest) Reset() {
 	*x = AgentServiceDescribeRequest{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[25]
+	mi := &file_agentd_v1_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1661,7 +1814,7 @@ func (x *AgentServiceDescribeRequest) String() string {
 func (*AgentServiceDescribeRequest) ProtoMessage() {}
 
 func (x *AgentServiceDescribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[25]
+	mi := &file_agentd_v1_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1674,7 +1827,7 @@ func (x *AgentServiceDescribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentServiceDescribeRequest.ProtoReflect.Descriptor instead.
 func (*AgentServiceDescribeRequest) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{25}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AgentServiceDescribeRequest) GetAgent() *AgentRef {
@@ -1695,7 +1848,7 @@ type AgentServiceDescribeResponse struct {
 
 func (x *AgentServiceDescribeResponse) Reset() {
 	*x = AgentServiceDescribeResponse{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[26]
+	mi := &file_agentd_v1_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1707,7 +1860,7 @@ func (x *AgentServiceDescribeResponse) String() string {
 func (*AgentServiceDescribeResponse) ProtoMessage() {}
 
 func (x *AgentServiceDescribeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[26]
+	mi := &file_agentd_v1_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1720,7 +1873,7 @@ func (x *AgentServiceDescribeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentServiceDescribeResponse.ProtoReflect.Descriptor instead.
 func (*AgentServiceDescribeResponse) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{26}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AgentServiceDescribeResponse) GetAgent() *AgentInfo {
@@ -1741,7 +1894,7 @@ type AgentServiceDeleteRequest struct {
 
 func (x *AgentServiceDeleteRequest) Reset() {
 	*x = AgentServiceDeleteRequest{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[27]
+	mi := &file_agentd_v1_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1753,7 +1906,7 @@ func (x *AgentServiceDeleteRequest) String() string {
 func (*AgentServiceDeleteRequest) ProtoMessage() {}
 
 func (x *AgentServiceDeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[27]
+	mi := &file_agentd_v1_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1766,7 +1919,7 @@ func (x *AgentServiceDeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentServiceDeleteRequest.ProtoReflect.Descriptor instead.
 func (*AgentServiceDeleteRequest) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{27}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AgentServiceDeleteRequest) GetAgent() *AgentRef {
@@ -1785,7 +1938,7 @@ type AgentServiceDeleteResponse struct {
 
 func (x *AgentServiceDeleteResponse) Reset() {
 	*x = AgentServiceDeleteResponse{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[28]
+	mi := &file_agentd_v1_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1797,7 +1950,7 @@ func (x *AgentServiceDeleteResponse) String() string {
 func (*AgentServiceDeleteResponse) ProtoMessage() {}
 
 func (x *AgentServiceDeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[28]
+	mi := &file_agentd_v1_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1810,7 +1963,7 @@ func (x *AgentServiceDeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentServiceDeleteResponse.ProtoReflect.Descriptor instead.
 func (*AgentServiceDeleteResponse) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{28}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{30}
 }
 
 // UnquarantineRequest names an agent.
@@ -1824,7 +1977,7 @@ type UnquarantineRequest struct {
 
 func (x *UnquarantineRequest) Reset() {
 	*x = UnquarantineRequest{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[29]
+	mi := &file_agentd_v1_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1836,7 +1989,7 @@ func (x *UnquarantineRequest) String() string {
 func (*UnquarantineRequest) ProtoMessage() {}
 
 func (x *UnquarantineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[29]
+	mi := &file_agentd_v1_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1849,7 +2002,7 @@ func (x *UnquarantineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnquarantineRequest.ProtoReflect.Descriptor instead.
 func (*UnquarantineRequest) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{29}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *UnquarantineRequest) GetAgent() *AgentRef {
@@ -1868,7 +2021,7 @@ type UnquarantineResponse struct {
 
 func (x *UnquarantineResponse) Reset() {
 	*x = UnquarantineResponse{}
-	mi := &file_agentd_v1_agent_proto_msgTypes[30]
+	mi := &file_agentd_v1_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1880,7 +2033,7 @@ func (x *UnquarantineResponse) String() string {
 func (*UnquarantineResponse) ProtoMessage() {}
 
 func (x *UnquarantineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentd_v1_agent_proto_msgTypes[30]
+	mi := &file_agentd_v1_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1893,7 +2046,7 @@ func (x *UnquarantineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnquarantineResponse.ProtoReflect.Descriptor instead.
 func (*UnquarantineResponse) Descriptor() ([]byte, []int) {
-	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{30}
+	return file_agentd_v1_agent_proto_rawDescGZIP(), []int{32}
 }
 
 var File_agentd_v1_agent_proto protoreflect.FileDescriptor
@@ -1912,7 +2065,15 @@ const file_agentd_v1_agent_proto_rawDesc = "" +
 	"\x0fidempotency_key\x18\x04 \x01(\tR\x0eidempotencyKey\"8\n" +
 	"\x0eInvokeResponse\x12\x1b\n" +
 	"\x06result\x18\x01 \x01(\fH\x00R\x06result\x88\x01\x01B\t\n" +
-	"\a_result\"<\n" +
+	"\a_result\"l\n" +
+	"\x13InvokeStreamRequest\x12)\n" +
+	"\x05agent\x18\x01 \x01(\v2\x13.agentd.v1.AgentRefR\x05agent\x12\x16\n" +
+	"\x06method\x18\x02 \x01(\tR\x06method\x12\x12\n" +
+	"\x04args\x18\x03 \x03(\fR\x04args\"l\n" +
+	"\x14InvokeStreamResponse\x12\x16\n" +
+	"\x05chunk\x18\x01 \x01(\fH\x00R\x05chunk\x123\n" +
+	"\x06result\x18\x02 \x01(\v2\x19.agentd.v1.InvokeResponseH\x00R\x06resultB\a\n" +
+	"\x05event\"<\n" +
 	"\x0fGetStateRequest\x12)\n" +
 	"\x05agent\x18\x01 \x01(\v2\x13.agentd.v1.AgentRefR\x05agent\"7\n" +
 	"\x10GetStateResponse\x12\x19\n" +
@@ -2021,9 +2182,10 @@ const file_agentd_v1_agent_proto_rawDesc = "" +
 	"\x14AGENT_PHASE_STARTING\x10\x02\x12\x14\n" +
 	"\x10AGENT_PHASE_LIVE\x10\x03\x12\x16\n" +
 	"\x12AGENT_PHASE_BROKEN\x10\x04\x12\x1b\n" +
-	"\x17AGENT_PHASE_QUARANTINED\x10\x052\xb2\a\n" +
+	"\x17AGENT_PHASE_QUARANTINED\x10\x052\x85\b\n" +
 	"\fAgentService\x12=\n" +
-	"\x06Invoke\x12\x18.agentd.v1.InvokeRequest\x1a\x19.agentd.v1.InvokeResponse\x12C\n" +
+	"\x06Invoke\x12\x18.agentd.v1.InvokeRequest\x1a\x19.agentd.v1.InvokeResponse\x12Q\n" +
+	"\fInvokeStream\x12\x1e.agentd.v1.InvokeStreamRequest\x1a\x1f.agentd.v1.InvokeStreamResponse0\x01\x12C\n" +
 	"\bGetState\x12\x1a.agentd.v1.GetStateRequest\x1a\x1b.agentd.v1.GetStateResponse\x12C\n" +
 	"\bSetState\x12\x1a.agentd.v1.SetStateRequest\x1a\x1b.agentd.v1.SetStateResponse\x12K\n" +
 	"\n" +
@@ -2051,102 +2213,108 @@ func file_agentd_v1_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agentd_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_agentd_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_agentd_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_agentd_v1_agent_proto_goTypes = []any{
 	(AgentPhase)(0),                      // 0: agentd.v1.AgentPhase
 	(*AgentRef)(nil),                     // 1: agentd.v1.AgentRef
 	(*InvokeRequest)(nil),                // 2: agentd.v1.InvokeRequest
 	(*InvokeResponse)(nil),               // 3: agentd.v1.InvokeResponse
-	(*GetStateRequest)(nil),              // 4: agentd.v1.GetStateRequest
-	(*GetStateResponse)(nil),             // 5: agentd.v1.GetStateResponse
-	(*SetStateRequest)(nil),              // 6: agentd.v1.SetStateRequest
-	(*SetStateResponse)(nil),             // 7: agentd.v1.SetStateResponse
-	(*WatchStateRequest)(nil),            // 8: agentd.v1.WatchStateRequest
-	(*WatchStateResponse)(nil),           // 9: agentd.v1.WatchStateResponse
-	(*SqlValue)(nil),                     // 10: agentd.v1.SqlValue
-	(*SqlRow)(nil),                       // 11: agentd.v1.SqlRow
-	(*QueryRequest)(nil),                 // 12: agentd.v1.QueryRequest
-	(*QueryResponse)(nil),                // 13: agentd.v1.QueryResponse
-	(*KVGetRequest)(nil),                 // 14: agentd.v1.KVGetRequest
-	(*KVGetResponse)(nil),                // 15: agentd.v1.KVGetResponse
-	(*KVPutRequest)(nil),                 // 16: agentd.v1.KVPutRequest
-	(*KVPutResponse)(nil),                // 17: agentd.v1.KVPutResponse
-	(*KVDeleteRequest)(nil),              // 18: agentd.v1.KVDeleteRequest
-	(*KVDeleteResponse)(nil),             // 19: agentd.v1.KVDeleteResponse
-	(*KVListRequest)(nil),                // 20: agentd.v1.KVListRequest
-	(*KVEntry)(nil),                      // 21: agentd.v1.KVEntry
-	(*KVListResponse)(nil),               // 22: agentd.v1.KVListResponse
-	(*AgentInfo)(nil),                    // 23: agentd.v1.AgentInfo
-	(*AgentServiceListRequest)(nil),      // 24: agentd.v1.AgentServiceListRequest
-	(*AgentServiceListResponse)(nil),     // 25: agentd.v1.AgentServiceListResponse
-	(*AgentServiceDescribeRequest)(nil),  // 26: agentd.v1.AgentServiceDescribeRequest
-	(*AgentServiceDescribeResponse)(nil), // 27: agentd.v1.AgentServiceDescribeResponse
-	(*AgentServiceDeleteRequest)(nil),    // 28: agentd.v1.AgentServiceDeleteRequest
-	(*AgentServiceDeleteResponse)(nil),   // 29: agentd.v1.AgentServiceDeleteResponse
-	(*UnquarantineRequest)(nil),          // 30: agentd.v1.UnquarantineRequest
-	(*UnquarantineResponse)(nil),         // 31: agentd.v1.UnquarantineResponse
-	nil,                                  // 32: agentd.v1.KVGetResponse.EntriesEntry
-	nil,                                  // 33: agentd.v1.KVPutRequest.EntriesEntry
-	(*timestamppb.Timestamp)(nil),        // 34: google.protobuf.Timestamp
+	(*InvokeStreamRequest)(nil),          // 4: agentd.v1.InvokeStreamRequest
+	(*InvokeStreamResponse)(nil),         // 5: agentd.v1.InvokeStreamResponse
+	(*GetStateRequest)(nil),              // 6: agentd.v1.GetStateRequest
+	(*GetStateResponse)(nil),             // 7: agentd.v1.GetStateResponse
+	(*SetStateRequest)(nil),              // 8: agentd.v1.SetStateRequest
+	(*SetStateResponse)(nil),             // 9: agentd.v1.SetStateResponse
+	(*WatchStateRequest)(nil),            // 10: agentd.v1.WatchStateRequest
+	(*WatchStateResponse)(nil),           // 11: agentd.v1.WatchStateResponse
+	(*SqlValue)(nil),                     // 12: agentd.v1.SqlValue
+	(*SqlRow)(nil),                       // 13: agentd.v1.SqlRow
+	(*QueryRequest)(nil),                 // 14: agentd.v1.QueryRequest
+	(*QueryResponse)(nil),                // 15: agentd.v1.QueryResponse
+	(*KVGetRequest)(nil),                 // 16: agentd.v1.KVGetRequest
+	(*KVGetResponse)(nil),                // 17: agentd.v1.KVGetResponse
+	(*KVPutRequest)(nil),                 // 18: agentd.v1.KVPutRequest
+	(*KVPutResponse)(nil),                // 19: agentd.v1.KVPutResponse
+	(*KVDeleteRequest)(nil),              // 20: agentd.v1.KVDeleteRequest
+	(*KVDeleteResponse)(nil),             // 21: agentd.v1.KVDeleteResponse
+	(*KVListRequest)(nil),                // 22: agentd.v1.KVListRequest
+	(*KVEntry)(nil),                      // 23: agentd.v1.KVEntry
+	(*KVListResponse)(nil),               // 24: agentd.v1.KVListResponse
+	(*AgentInfo)(nil),                    // 25: agentd.v1.AgentInfo
+	(*AgentServiceListRequest)(nil),      // 26: agentd.v1.AgentServiceListRequest
+	(*AgentServiceListResponse)(nil),     // 27: agentd.v1.AgentServiceListResponse
+	(*AgentServiceDescribeRequest)(nil),  // 28: agentd.v1.AgentServiceDescribeRequest
+	(*AgentServiceDescribeResponse)(nil), // 29: agentd.v1.AgentServiceDescribeResponse
+	(*AgentServiceDeleteRequest)(nil),    // 30: agentd.v1.AgentServiceDeleteRequest
+	(*AgentServiceDeleteResponse)(nil),   // 31: agentd.v1.AgentServiceDeleteResponse
+	(*UnquarantineRequest)(nil),          // 32: agentd.v1.UnquarantineRequest
+	(*UnquarantineResponse)(nil),         // 33: agentd.v1.UnquarantineResponse
+	nil,                                  // 34: agentd.v1.KVGetResponse.EntriesEntry
+	nil,                                  // 35: agentd.v1.KVPutRequest.EntriesEntry
+	(*timestamppb.Timestamp)(nil),        // 36: google.protobuf.Timestamp
 }
 var file_agentd_v1_agent_proto_depIdxs = []int32{
 	1,  // 0: agentd.v1.InvokeRequest.agent:type_name -> agentd.v1.AgentRef
-	1,  // 1: agentd.v1.GetStateRequest.agent:type_name -> agentd.v1.AgentRef
-	1,  // 2: agentd.v1.SetStateRequest.agent:type_name -> agentd.v1.AgentRef
-	1,  // 3: agentd.v1.WatchStateRequest.agent:type_name -> agentd.v1.AgentRef
-	10, // 4: agentd.v1.SqlRow.cells:type_name -> agentd.v1.SqlValue
-	1,  // 5: agentd.v1.QueryRequest.agent:type_name -> agentd.v1.AgentRef
-	10, // 6: agentd.v1.QueryRequest.args:type_name -> agentd.v1.SqlValue
-	11, // 7: agentd.v1.QueryResponse.rows:type_name -> agentd.v1.SqlRow
-	1,  // 8: agentd.v1.KVGetRequest.agent:type_name -> agentd.v1.AgentRef
-	32, // 9: agentd.v1.KVGetResponse.entries:type_name -> agentd.v1.KVGetResponse.EntriesEntry
-	1,  // 10: agentd.v1.KVPutRequest.agent:type_name -> agentd.v1.AgentRef
-	33, // 11: agentd.v1.KVPutRequest.entries:type_name -> agentd.v1.KVPutRequest.EntriesEntry
-	1,  // 12: agentd.v1.KVDeleteRequest.agent:type_name -> agentd.v1.AgentRef
-	1,  // 13: agentd.v1.KVListRequest.agent:type_name -> agentd.v1.AgentRef
-	21, // 14: agentd.v1.KVListResponse.entries:type_name -> agentd.v1.KVEntry
-	1,  // 15: agentd.v1.AgentInfo.agent:type_name -> agentd.v1.AgentRef
-	0,  // 16: agentd.v1.AgentInfo.phase:type_name -> agentd.v1.AgentPhase
-	34, // 17: agentd.v1.AgentInfo.wake_time:type_name -> google.protobuf.Timestamp
-	34, // 18: agentd.v1.AgentInfo.create_time:type_name -> google.protobuf.Timestamp
-	34, // 19: agentd.v1.AgentInfo.start_time:type_name -> google.protobuf.Timestamp
-	1,  // 20: agentd.v1.AgentServiceListRequest.after:type_name -> agentd.v1.AgentRef
-	23, // 21: agentd.v1.AgentServiceListResponse.agents:type_name -> agentd.v1.AgentInfo
-	1,  // 22: agentd.v1.AgentServiceDescribeRequest.agent:type_name -> agentd.v1.AgentRef
-	23, // 23: agentd.v1.AgentServiceDescribeResponse.agent:type_name -> agentd.v1.AgentInfo
-	1,  // 24: agentd.v1.AgentServiceDeleteRequest.agent:type_name -> agentd.v1.AgentRef
-	1,  // 25: agentd.v1.UnquarantineRequest.agent:type_name -> agentd.v1.AgentRef
-	2,  // 26: agentd.v1.AgentService.Invoke:input_type -> agentd.v1.InvokeRequest
-	4,  // 27: agentd.v1.AgentService.GetState:input_type -> agentd.v1.GetStateRequest
-	6,  // 28: agentd.v1.AgentService.SetState:input_type -> agentd.v1.SetStateRequest
-	8,  // 29: agentd.v1.AgentService.WatchState:input_type -> agentd.v1.WatchStateRequest
-	12, // 30: agentd.v1.AgentService.Query:input_type -> agentd.v1.QueryRequest
-	14, // 31: agentd.v1.AgentService.KVGet:input_type -> agentd.v1.KVGetRequest
-	16, // 32: agentd.v1.AgentService.KVPut:input_type -> agentd.v1.KVPutRequest
-	18, // 33: agentd.v1.AgentService.KVDelete:input_type -> agentd.v1.KVDeleteRequest
-	20, // 34: agentd.v1.AgentService.KVList:input_type -> agentd.v1.KVListRequest
-	24, // 35: agentd.v1.AgentService.List:input_type -> agentd.v1.AgentServiceListRequest
-	26, // 36: agentd.v1.AgentService.Describe:input_type -> agentd.v1.AgentServiceDescribeRequest
-	28, // 37: agentd.v1.AgentService.Delete:input_type -> agentd.v1.AgentServiceDeleteRequest
-	30, // 38: agentd.v1.AgentService.Unquarantine:input_type -> agentd.v1.UnquarantineRequest
-	3,  // 39: agentd.v1.AgentService.Invoke:output_type -> agentd.v1.InvokeResponse
-	5,  // 40: agentd.v1.AgentService.GetState:output_type -> agentd.v1.GetStateResponse
-	7,  // 41: agentd.v1.AgentService.SetState:output_type -> agentd.v1.SetStateResponse
-	9,  // 42: agentd.v1.AgentService.WatchState:output_type -> agentd.v1.WatchStateResponse
-	13, // 43: agentd.v1.AgentService.Query:output_type -> agentd.v1.QueryResponse
-	15, // 44: agentd.v1.AgentService.KVGet:output_type -> agentd.v1.KVGetResponse
-	17, // 45: agentd.v1.AgentService.KVPut:output_type -> agentd.v1.KVPutResponse
-	19, // 46: agentd.v1.AgentService.KVDelete:output_type -> agentd.v1.KVDeleteResponse
-	22, // 47: agentd.v1.AgentService.KVList:output_type -> agentd.v1.KVListResponse
-	25, // 48: agentd.v1.AgentService.List:output_type -> agentd.v1.AgentServiceListResponse
-	27, // 49: agentd.v1.AgentService.Describe:output_type -> agentd.v1.AgentServiceDescribeResponse
-	29, // 50: agentd.v1.AgentService.Delete:output_type -> agentd.v1.AgentServiceDeleteResponse
-	31, // 51: agentd.v1.AgentService.Unquarantine:output_type -> agentd.v1.UnquarantineResponse
-	39, // [39:52] is the sub-list for method output_type
-	26, // [26:39] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	1,  // 1: agentd.v1.InvokeStreamRequest.agent:type_name -> agentd.v1.AgentRef
+	3,  // 2: agentd.v1.InvokeStreamResponse.result:type_name -> agentd.v1.InvokeResponse
+	1,  // 3: agentd.v1.GetStateRequest.agent:type_name -> agentd.v1.AgentRef
+	1,  // 4: agentd.v1.SetStateRequest.agent:type_name -> agentd.v1.AgentRef
+	1,  // 5: agentd.v1.WatchStateRequest.agent:type_name -> agentd.v1.AgentRef
+	12, // 6: agentd.v1.SqlRow.cells:type_name -> agentd.v1.SqlValue
+	1,  // 7: agentd.v1.QueryRequest.agent:type_name -> agentd.v1.AgentRef
+	12, // 8: agentd.v1.QueryRequest.args:type_name -> agentd.v1.SqlValue
+	13, // 9: agentd.v1.QueryResponse.rows:type_name -> agentd.v1.SqlRow
+	1,  // 10: agentd.v1.KVGetRequest.agent:type_name -> agentd.v1.AgentRef
+	34, // 11: agentd.v1.KVGetResponse.entries:type_name -> agentd.v1.KVGetResponse.EntriesEntry
+	1,  // 12: agentd.v1.KVPutRequest.agent:type_name -> agentd.v1.AgentRef
+	35, // 13: agentd.v1.KVPutRequest.entries:type_name -> agentd.v1.KVPutRequest.EntriesEntry
+	1,  // 14: agentd.v1.KVDeleteRequest.agent:type_name -> agentd.v1.AgentRef
+	1,  // 15: agentd.v1.KVListRequest.agent:type_name -> agentd.v1.AgentRef
+	23, // 16: agentd.v1.KVListResponse.entries:type_name -> agentd.v1.KVEntry
+	1,  // 17: agentd.v1.AgentInfo.agent:type_name -> agentd.v1.AgentRef
+	0,  // 18: agentd.v1.AgentInfo.phase:type_name -> agentd.v1.AgentPhase
+	36, // 19: agentd.v1.AgentInfo.wake_time:type_name -> google.protobuf.Timestamp
+	36, // 20: agentd.v1.AgentInfo.create_time:type_name -> google.protobuf.Timestamp
+	36, // 21: agentd.v1.AgentInfo.start_time:type_name -> google.protobuf.Timestamp
+	1,  // 22: agentd.v1.AgentServiceListRequest.after:type_name -> agentd.v1.AgentRef
+	25, // 23: agentd.v1.AgentServiceListResponse.agents:type_name -> agentd.v1.AgentInfo
+	1,  // 24: agentd.v1.AgentServiceDescribeRequest.agent:type_name -> agentd.v1.AgentRef
+	25, // 25: agentd.v1.AgentServiceDescribeResponse.agent:type_name -> agentd.v1.AgentInfo
+	1,  // 26: agentd.v1.AgentServiceDeleteRequest.agent:type_name -> agentd.v1.AgentRef
+	1,  // 27: agentd.v1.UnquarantineRequest.agent:type_name -> agentd.v1.AgentRef
+	2,  // 28: agentd.v1.AgentService.Invoke:input_type -> agentd.v1.InvokeRequest
+	4,  // 29: agentd.v1.AgentService.InvokeStream:input_type -> agentd.v1.InvokeStreamRequest
+	6,  // 30: agentd.v1.AgentService.GetState:input_type -> agentd.v1.GetStateRequest
+	8,  // 31: agentd.v1.AgentService.SetState:input_type -> agentd.v1.SetStateRequest
+	10, // 32: agentd.v1.AgentService.WatchState:input_type -> agentd.v1.WatchStateRequest
+	14, // 33: agentd.v1.AgentService.Query:input_type -> agentd.v1.QueryRequest
+	16, // 34: agentd.v1.AgentService.KVGet:input_type -> agentd.v1.KVGetRequest
+	18, // 35: agentd.v1.AgentService.KVPut:input_type -> agentd.v1.KVPutRequest
+	20, // 36: agentd.v1.AgentService.KVDelete:input_type -> agentd.v1.KVDeleteRequest
+	22, // 37: agentd.v1.AgentService.KVList:input_type -> agentd.v1.KVListRequest
+	26, // 38: agentd.v1.AgentService.List:input_type -> agentd.v1.AgentServiceListRequest
+	28, // 39: agentd.v1.AgentService.Describe:input_type -> agentd.v1.AgentServiceDescribeRequest
+	30, // 40: agentd.v1.AgentService.Delete:input_type -> agentd.v1.AgentServiceDeleteRequest
+	32, // 41: agentd.v1.AgentService.Unquarantine:input_type -> agentd.v1.UnquarantineRequest
+	3,  // 42: agentd.v1.AgentService.Invoke:output_type -> agentd.v1.InvokeResponse
+	5,  // 43: agentd.v1.AgentService.InvokeStream:output_type -> agentd.v1.InvokeStreamResponse
+	7,  // 44: agentd.v1.AgentService.GetState:output_type -> agentd.v1.GetStateResponse
+	9,  // 45: agentd.v1.AgentService.SetState:output_type -> agentd.v1.SetStateResponse
+	11, // 46: agentd.v1.AgentService.WatchState:output_type -> agentd.v1.WatchStateResponse
+	15, // 47: agentd.v1.AgentService.Query:output_type -> agentd.v1.QueryResponse
+	17, // 48: agentd.v1.AgentService.KVGet:output_type -> agentd.v1.KVGetResponse
+	19, // 49: agentd.v1.AgentService.KVPut:output_type -> agentd.v1.KVPutResponse
+	21, // 50: agentd.v1.AgentService.KVDelete:output_type -> agentd.v1.KVDeleteResponse
+	24, // 51: agentd.v1.AgentService.KVList:output_type -> agentd.v1.KVListResponse
+	27, // 52: agentd.v1.AgentService.List:output_type -> agentd.v1.AgentServiceListResponse
+	29, // 53: agentd.v1.AgentService.Describe:output_type -> agentd.v1.AgentServiceDescribeResponse
+	31, // 54: agentd.v1.AgentService.Delete:output_type -> agentd.v1.AgentServiceDeleteResponse
+	33, // 55: agentd.v1.AgentService.Unquarantine:output_type -> agentd.v1.UnquarantineResponse
+	42, // [42:56] is the sub-list for method output_type
+	28, // [28:42] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_agentd_v1_agent_proto_init() }
@@ -2155,9 +2323,13 @@ func file_agentd_v1_agent_proto_init() {
 		return
 	}
 	file_agentd_v1_agent_proto_msgTypes[2].OneofWrappers = []any{}
-	file_agentd_v1_agent_proto_msgTypes[4].OneofWrappers = []any{}
-	file_agentd_v1_agent_proto_msgTypes[8].OneofWrappers = []any{}
-	file_agentd_v1_agent_proto_msgTypes[9].OneofWrappers = []any{
+	file_agentd_v1_agent_proto_msgTypes[4].OneofWrappers = []any{
+		(*InvokeStreamResponse_Chunk)(nil),
+		(*InvokeStreamResponse_Result)(nil),
+	}
+	file_agentd_v1_agent_proto_msgTypes[6].OneofWrappers = []any{}
+	file_agentd_v1_agent_proto_msgTypes[10].OneofWrappers = []any{}
+	file_agentd_v1_agent_proto_msgTypes[11].OneofWrappers = []any{
 		(*SqlValue_Integer)(nil),
 		(*SqlValue_Real)(nil),
 		(*SqlValue_Text)(nil),
@@ -2169,7 +2341,7 @@ func file_agentd_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentd_v1_agent_proto_rawDesc), len(file_agentd_v1_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   33,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

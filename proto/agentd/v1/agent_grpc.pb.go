@@ -28,6 +28,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	AgentService_Invoke_FullMethodName       = "/agentd.v1.AgentService/Invoke"
+	AgentService_InvokeStream_FullMethodName = "/agentd.v1.AgentService/InvokeStream"
 	AgentService_GetState_FullMethodName     = "/agentd.v1.AgentService/GetState"
 	AgentService_SetState_FullMethodName     = "/agentd.v1.AgentService/SetState"
 	AgentService_WatchState_FullMethodName   = "/agentd.v1.AgentService/WatchState"
@@ -52,6 +53,10 @@ type AgentServiceClient interface {
 	// Invoke calls a public method of the agent's class. The reply comes when
 	// everything that the method wrote is durable.
 	Invoke(ctx context.Context, in *InvokeRequest, opts ...grpc.CallOption) (*InvokeResponse, error)
+	// InvokeStream calls a method that is declared with @callable({streaming: true}) and
+	// sends what it sends, each chunk when everything written before it is durable. A
+	// method that is not declared so sends its result alone.
+	InvokeStream(ctx context.Context, in *InvokeStreamRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[InvokeStreamResponse], error)
 	// GetState returns the agent's state.
 	GetState(ctx context.Context, in *GetStateRequest, opts ...grpc.CallOption) (*GetStateResponse, error)
 	// SetState replaces the agent's state. The class may refuse it.
@@ -100,6 +105,25 @@ func (c *agentServiceClient) Invoke(ctx context.Context, in *InvokeRequest, opts
 	return out, nil
 }
 
+func (c *agentServiceClient) InvokeStream(ctx context.Context, in *InvokeStreamRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[InvokeStreamResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AgentService_ServiceDesc.Streams[0], AgentService_InvokeStream_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[InvokeStreamRequest, InvokeStreamResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AgentService_InvokeStreamClient = grpc.ServerStreamingClient[InvokeStreamResponse]
+
 func (c *agentServiceClient) GetState(ctx context.Context, in *GetStateRequest, opts ...grpc.CallOption) (*GetStateResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetStateResponse)
@@ -122,7 +146,7 @@ func (c *agentServiceClient) SetState(ctx context.Context, in *SetStateRequest, 
 
 func (c *agentServiceClient) WatchState(ctx context.Context, in *WatchStateRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchStateResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &AgentService_ServiceDesc.Streams[0], AgentService_WatchState_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &AgentService_ServiceDesc.Streams[1], AgentService_WatchState_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -239,6 +263,10 @@ type AgentServiceServer interface {
 	// Invoke calls a public method of the agent's class. The reply comes when
 	// everything that the method wrote is durable.
 	Invoke(context.Context, *InvokeRequest) (*InvokeResponse, error)
+	// InvokeStream calls a method that is declared with @callable({streaming: true}) and
+	// sends what it sends, each chunk when everything written before it is durable. A
+	// method that is not declared so sends its result alone.
+	InvokeStream(*InvokeStreamRequest, grpc.ServerStreamingServer[InvokeStreamResponse]) error
 	// GetState returns the agent's state.
 	GetState(context.Context, *GetStateRequest) (*GetStateResponse, error)
 	// SetState replaces the agent's state. The class may refuse it.
@@ -279,6 +307,9 @@ type UnimplementedAgentServiceServer struct{}
 
 func (UnimplementedAgentServiceServer) Invoke(context.Context, *InvokeRequest) (*InvokeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Invoke not implemented")
+}
+func (UnimplementedAgentServiceServer) InvokeStream(*InvokeStreamRequest, grpc.ServerStreamingServer[InvokeStreamResponse]) error {
+	return status.Error(codes.Unimplemented, "method InvokeStream not implemented")
 }
 func (UnimplementedAgentServiceServer) GetState(context.Context, *GetStateRequest) (*GetStateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetState not implemented")
@@ -354,6 +385,17 @@ func _AgentService_Invoke_Handler(srv interface{}, ctx context.Context, dec func
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _AgentService_InvokeStream_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(InvokeStreamRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AgentServiceServer).InvokeStream(m, &grpc.GenericServerStream[InvokeStreamRequest, InvokeStreamResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AgentService_InvokeStreamServer = grpc.ServerStreamingServer[InvokeStreamResponse]
 
 func _AgentService_GetState_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetStateRequest)
@@ -621,6 +663,11 @@ var AgentService_ServiceDesc = grpc.ServiceDesc{
 		},
 	},
 	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "InvokeStream",
+			Handler:       _AgentService_InvokeStream_Handler,
+			ServerStreams: true,
+		},
 		{
 			StreamName:    "WatchState",
 			Handler:       _AgentService_WatchState_Handler,
