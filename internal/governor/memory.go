@@ -15,6 +15,9 @@ const (
 	collectPercent  = 90
 	pressurePercent = 80
 
+	// someFaults is what a thread that only computes does not reach.
+	someFaults = 32
+
 	// lazyGC is the collector's percentage while long turns run. A collection takes
 	// processors from everybody; code that makes garbage in an endless loop would
 	// otherwise cause several a second. The memory limit still holds.
@@ -76,7 +79,8 @@ func (g *Governor) checkMemory(now time.Time) {
 
 // pickGrower chooses the long turn whose thread took the most page faults since it
 // became long: a heap that grows touches pages for the first time, and the thread
-// that allocates is the one that touches them. Among equals the oldest goes.
+// that allocates is the one that touches them. While no thread stands out nobody is
+// stopped, unless memory is far over its limit; then the oldest goes.
 func (g *Governor) pickGrower(used uint64) (*Turn, func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -91,7 +95,7 @@ func (g *Governor) pickGrower(used uint64) (*Turn, func()) {
 			victim, most = t, grown
 		}
 	}
-	if victim == nil {
+	if victim == nil || (most < someFaults && used < g.cfg.MemoryLimit/4*5) {
 		return nil, nil
 	}
 	return victim, g.stopLocked(victim, agent.MemoryLimit, fmt.Sprintf(

@@ -193,11 +193,15 @@ func (x *exchange) hop(ctx context.Context) (r *received, next string, err error
 		}
 		return r, location, nil
 	}
+	tooLarge := fmt.Errorf("the response is larger than %d bytes", maxBody)
+	if res.ContentLength > maxBody {
+		return nil, "", tooLarge
+	}
 	if r.body, err = io.ReadAll(io.LimitReader(res.Body, maxBody+1)); err != nil {
 		return nil, "", fmt.Errorf("read the response: %w", err)
 	}
 	if len(r.body) > maxBody {
-		return nil, "", fmt.Errorf("the response is larger than %d bytes", maxBody)
+		return nil, "", tooLarge
 	}
 	return r, "", nil
 }

@@ -60,7 +60,7 @@ func (l *testLoop) next(waiting bool) bool {
 	default:
 	}
 	if waiting {
-		patience := 5 * time.Second
+		patience := time.Minute // only a failure waits that long
 		if len(l.timers) > 0 {
 			patience = 20 * time.Millisecond
 		}

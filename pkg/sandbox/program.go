@@ -3,9 +3,11 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 
 	"github.com/dop251/goja"
+	"github.com/dop251/goja/ast"
 	"github.com/dop251/goja/file"
 	"github.com/dop251/goja/parser"
 	"github.com/go-sourcemap/sourcemap"
@@ -61,8 +63,46 @@ func Compile(name string, source, sourceMap []byte) (*Program, error) {
 	if err != nil {
 		return nil, compileError(name, src, mapping, err)
 	}
-	return &Program{code: code, regex: strings.Contains(src, "/"), generators: strings.Contains(src, "yield")}, nil
+	return &Program{code: code, regex: strings.Contains(src, "/") && holdsRegExp(tree), generators: strings.Contains(src, "yield")}, nil
 }
+
+// holdsRegExp says whether a regular expression literal is anywhere in the program.
+// The parser has no walker of its own; this one goes by the types of the nodes, so a
+// new kind of node cannot hide one, and without recursion, so depth does not matter.
+func holdsRegExp(tree *ast.Program) bool {
+	open := []reflect.Value{reflect.ValueOf(tree.Body)}
+	for len(open) > 0 {
+		v := open[len(open)-1]
+		open = open[:len(open)-1]
+		switch v.Kind() {
+		case reflect.Interface, reflect.Pointer:
+			if v.IsNil() || v.Type() == fileType {
+				continue
+			}
+			if v.Type() == regExpType {
+				return true
+			}
+			open = append(open, v.Elem())
+		case reflect.Slice:
+			for k := range v.Len() {
+				open = append(open, v.Index(k))
+			}
+		case reflect.Struct:
+			for k := range v.NumField() {
+				switch f := v.Field(k); f.Kind() {
+				case reflect.Interface, reflect.Pointer, reflect.Slice, reflect.Struct:
+					open = append(open, f)
+				}
+			}
+		}
+	}
+	return false
+}
+
+var (
+	regExpType = reflect.TypeFor[*ast.RegExpLiteral]()
+	fileType   = reflect.TypeFor[*file.File]() // the source, beside the tree
+)
 
 func parseError(name, src string, mapping *sourcemap.Consumer, err error) error {
 	var list parser.ErrorList

@@ -92,3 +92,33 @@ func TestError_Odd(t *testing.T) {
 		{"null read", `null.x`, `error: TypeError: …`},
 	})
 }
+
+// A literal that is overlooked would run without a time limit.
+func TestCompile_FindsRegularExpressions(t *testing.T) {
+	for source, want := range map[string]bool{
+		`// a / b / c` + "\nlet x = 4 / 2 / 1, y = '/x/', z = `/x/`; /* /x/ */": false,
+		`const s = "a"; if (s) /a+/.test(s);`:                                   true,
+		`class A { static p = /x/; }`:                                           true,
+		`class A { [/x/.source]() {} }`:                                         true,
+		`function f(a = /x/) {}`:                                                true,
+		`const { a = /x/ } = {};`:                                               true,
+		"`${/x/}`":                                                              true,
+		"f`${[/x/]}`; function f() {}":                                          true,
+		`async () => { for await (const a of [/x/]) {} }`:                       true,
+		`switch (1) { case /x/: }`:                                              true,
+		`try { throw /x/ } catch ({ a = 1 }) {}`:                                true,
+		`a: while (1) { if (0) {} else (() => /x/)(); }`:                        true,
+		`({ get a() { return { ...{ b: /x/ } } } })`:                            true,
+		`new Foo(1, /x/); var Foo = class {}`:                                   true,
+		`let a = b ?? /x/, b;`:                                                  true,
+		strings.Repeat("1+", 50_000) + "/x/":                                    true,
+		strings.Repeat("(", 1_000) + "/x/" + strings.Repeat(")", 1_000):         true,
+	} {
+		p, err := Compile("a.js", []byte(source), nil)
+		if err != nil {
+			t.Errorf("%.80q: %v", source, err)
+		} else if p.regex != want {
+			t.Errorf("%.80q holds a literal: %v, want %v", source, p.regex, want)
+		}
+	}
+}
