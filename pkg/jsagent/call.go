@@ -13,7 +13,7 @@ import (
 const maxListed = 20
 
 // Call runs a public method of the class or a method of the platform.
-func (in *instance) Call(call agent.Call, _ <-chan struct{}, reply func(agent.Result, error)) {
+func (in *instance) Call(call agent.Call, cancelled <-chan struct{}, reply func(agent.Result, error)) {
 	in.work.calls++
 	answered := false
 	answer := func(res agent.Result, err error) {
@@ -27,10 +27,10 @@ func (in *instance) Call(call agent.Call, _ <-chan struct{}, reply func(agent.Re
 		in.callPlatform(call, answer)
 		return
 	}
-	in.callClass(call, answer)
+	in.callClass(call, cancelled, answer)
 }
 
-func (in *instance) callClass(call agent.Call, answer func(agent.Result, error)) {
+func (in *instance) callClass(call agent.Call, cancelled <-chan struct{}, answer func(agent.Result, error)) {
 	op := "call " + call.Method
 	err := in.enter(func(*goja.Runtime) error {
 		fn, args, err := in.prepare(op, call)
@@ -40,7 +40,7 @@ func (in *instance) callClass(call agent.Call, answer func(agent.Result, error))
 		}
 		settle := func(v goja.Value) { answer(in.result(op, v)) }
 		if in.self.streaming[call.Method] {
-			response, err := in.response(call, answer)
+			response, err := in.response(call, cancelled, answer)
 			if err != nil {
 				return err
 			}

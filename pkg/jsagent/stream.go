@@ -37,8 +37,18 @@ type frame struct {
 }
 
 // response makes the StreamingResponse of a call: chunks are published on the
-// call's topic, the end is its answer.
-func (in *instance) response(call agent.Call, answer func(agent.Result, error)) (goja.Value, error) {
+// call's topic, the end is its answer. Once the reader has gone the response is
+// closed and the call answered, so that it keeps nobody awake.
+func (in *instance) response(call agent.Call, cancelled <-chan struct{}, answer func(agent.Result, error)) (goja.Value, error) {
+	gone := func(goja.FunctionCall) goja.Value {
+		select {
+		case <-cancelled:
+			answer(agent.Result{}, &agent.Error{Op: "call " + call.Method, Agent: in.id(), Kind: agent.Canceled, Msg: "the reader has gone"})
+			return in.vm.ToValue(true)
+		default:
+			return in.vm.ToValue(false)
+		}
+	}
 	send := func(c goja.FunctionCall) goja.Value {
 		var f frame
 		if err := json.Unmarshal([]byte(c.Argument(0).String()), &f); err != nil {
@@ -54,5 +64,5 @@ func (in *instance) response(call agent.Call, answer func(agent.Result, error)) 
 		}
 		return goja.Undefined()
 	}
-	return in.glueCall("sdk", "respond", in.vm.ToValue(send))
+	return in.glueCall("sdk", "respond", in.vm.ToValue(send), in.vm.ToValue(gone))
 }

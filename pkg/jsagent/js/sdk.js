@@ -23,10 +23,14 @@ function callable(metadata = {}) {
 class StreamingResponse {
   #connection; #id; #closed = false;
   constructor(connection, id) { this.#connection = connection; this.#id = id; }
-  get isClosed() { return this.#closed; }
+  // Also when the reader has gone, so that a loop over it ends.
+  get isClosed() {
+    if (!this.#closed && this.#connection.gone()) this.#closed = true;
+    return this.#closed;
+  }
   #write(frame) { this.#connection.send(JSON.stringify(frame)); }
   send(chunk) {
-    if (this.#closed) {
+    if (this.isClosed) {
       console.warn("StreamingResponse.send() after the stream was closed");
       return false;
     }
@@ -75,7 +79,7 @@ async function getAgentByName(namespace, name, options) {
 return {
   callableMetadata,
   isStreaming(method) { return callableMetadata.get(method)?.streaming === true; },
-  respond(send) { return new StreamingResponse({ send }, ""); },
+  respond(send, gone) { return new StreamingResponse({ send, gone }, ""); },
   exports: {
     SqlError, StreamingResponse, callable, unstable_callable: callable, camelCaseToKebabCase, getAgentByName,
     DEFAULT_AGENT_STATIC_OPTIONS: glue.defaults,
