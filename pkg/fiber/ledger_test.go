@@ -12,6 +12,7 @@ import (
 	"agentd/pkg/agent"
 	"agentd/pkg/fiber"
 	"agentd/pkg/storage"
+	"agentd/pkg/storage/storagetest"
 )
 
 var _ fiber.DB = storage.DB(nil)
@@ -26,7 +27,7 @@ type tester interface {
 // at is a time n milliseconds after some start.
 func at(n int64) time.Time { return time.UnixMilli(1_700_000_000_000 + n) }
 
-func open(t tester, db *database) *fiber.Ledger {
+func open(t tester, db *storagetest.Memory) *fiber.Ledger {
 	t.Helper()
 	l, err := fiber.Open(db)
 	if err != nil {
@@ -70,9 +71,9 @@ func ids(list []fiber.Recovery) string {
 }
 
 func TestLedger_AgentWithoutFibersPaysOneQueryAndNoTable(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	l := open(t, db)
-	is(t, db.queries, 1)
+	is(t, db.Queries, 1)
 	is(t, l.Runs(), 0)
 	is(t, l.Unfinished(), false)
 	is(t, l.NextScan(), time.Time{})
@@ -100,11 +101,11 @@ func TestLedger_AgentWithoutFibersPaysOneQueryAndNoTable(t *testing.T) {
 	is(t, len(lost), 0)
 	_, err = l.ScanDone(false, 0, at(0), time.Second)
 	ok(t, err)
-	is(t, len(db.strings("SELECT name FROM sqlite_schema")), 0)
+	is(t, len(db.Strings("SELECT name FROM sqlite_schema")), 0)
 }
 
 func TestLedger_PublicColumns(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	l := open(t, db)
 	ok(t, l.Start("a", "n", at(0)))
 	_, _, err := l.StartManaged(fiber.StartOptions{NewID: "m", Name: "n"}, at(0))
@@ -113,27 +114,27 @@ func TestLedger_PublicColumns(t *testing.T) {
 		"cf_agents_runs":   "id name snapshot created_at",
 		"cf_agents_fibers": "fiber_id idempotency_key name status snapshot metadata_json error_message created_at started_at completed_at",
 	} {
-		got := strings.Join(db.strings("SELECT name FROM pragma_table_info(?)", table), " ")
+		got := strings.Join(db.Strings("SELECT name FROM pragma_table_info(?)", table), " ")
 		is(t, got, want)
 	}
 }
 
 func TestLedger_UnmanagedOnlyMakesNoManagedTable(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	l := open(t, db)
 	ok(t, l.Start("a", "n", at(0)))
 	ok(t, l.Stash("a", json.RawMessage(`1`)))
 	ok(t, l.Finish("a"))
-	is(t, strings.Join(db.strings("SELECT name FROM sqlite_schema WHERE type = 'table'"), " "), "cf_agents_runs")
+	is(t, strings.Join(db.Strings("SELECT name FROM sqlite_schema WHERE type = 'table'"), " "), "cf_agents_runs")
 }
 
 func TestLedger_RunRowLives(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	l := open(t, db)
 	ok(t, l.Start("a", "task", at(5)))
 	is(t, l.Runs(), 1)
 	row := func() string {
-		return strings.Join(db.strings("SELECT id || '|' || name || '|' || ifnull(snapshot, 'null') || '|' || created_at FROM cf_agents_runs"), ",")
+		return strings.Join(db.Strings("SELECT id || '|' || name || '|' || ifnull(snapshot, 'null') || '|' || created_at FROM cf_agents_runs"), ",")
 	}
 	is(t, row(), "a|task|null|1700000000005")
 	ok(t, l.Stash("a", json.RawMessage(`{"step1":1}`)))
@@ -152,14 +153,14 @@ func TestLedger_RunRowLives(t *testing.T) {
 }
 
 func TestLedger_TwoFibersNeverMixStashes(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	l := open(t, db)
 	ok(t, l.Start("a", "same", at(0)))
 	ok(t, l.Start("b", "same", at(0)))
 	for i := range 50 {
 		ok(t, l.Stash("a", json.RawMessage(fmt.Sprintf(`{"a":%d}`, i))))
 		ok(t, l.Stash("b", json.RawMessage(fmt.Sprintf(`{"b":%d}`, i))))
-		db.commit()
+		db.Commit()
 		if i%10 == 0 {
 			l = open(t, db)
 		}
@@ -176,7 +177,7 @@ func TestLedger_TwoFibersNeverMixStashes(t *testing.T) {
 }
 
 func TestLedger_Refuses(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	l := open(t, db)
 	ok(t, l.Start("a", "n", at(0)))
 	refused(t, l.Start("a", "n", at(0)), agent.Conflict, "already under way")
@@ -192,10 +193,10 @@ func TestLedger_Refuses(t *testing.T) {
 }
 
 func TestLedger_BoundsUnfinishedFibers(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	l := open(t, db)
 	ok(t, l.Start("first", "n", at(0)))
-	db.exec(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < ?)
+	db.Exec(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < ?)
 		INSERT INTO cf_agents_runs SELECT 'f' || i, 'n', NULL, 0 FROM n`, fiber.MaxUnfinished-1)
 	ok(t, l.Reload())
 	is(t, l.Runs(), fiber.MaxUnfinished)
@@ -213,13 +214,13 @@ func TestLedger_LimitsFitIntoARow(t *testing.T) {
 }
 
 func TestLedger_ReloadAfterRolledBackSavepoint(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	l := open(t, db)
-	db.exec("SAVEPOINT s")
+	db.Exec("SAVEPOINT s")
 	ok(t, l.Start("a", "n", at(0)))
 	_, _, err := l.StartManaged(fiber.StartOptions{NewID: "m", Name: "n"}, at(0))
 	ok(t, err)
-	db.exec("ROLLBACK TO s")
+	db.Exec("ROLLBACK TO s")
 	ok(t, l.Reload())
 	is(t, l.Runs(), 0)
 	is(t, l.Unfinished(), false)
@@ -229,7 +230,7 @@ func TestLedger_ReloadAfterRolledBackSavepoint(t *testing.T) {
 
 // Nobody is obliged to call Reload for the Ledger to go on working.
 func TestLedger_SurvivesTablesTakenAway(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	l := open(t, db)
 	start := func() {
 		t.Helper()
@@ -242,7 +243,7 @@ func TestLedger_SurvivesTablesTakenAway(t *testing.T) {
 	}
 	start()
 	for _, table := range []string{"cf_agents_runs", "cf_agents_fibers", "agentd_fiber_scan"} {
-		db.exec("DROP TABLE " + table)
+		db.Exec("DROP TABLE " + table)
 	}
 	lost, err := l.Interrupted(none)
 	ok(t, err)
@@ -250,17 +251,17 @@ func TestLedger_SurvivesTablesTakenAway(t *testing.T) {
 	is(t, l.Unfinished(), false)
 	start()
 	is(t, l.Runs(), 1)
-	db.exec("DROP TABLE cf_agents_runs")
+	db.Exec("DROP TABLE cf_agents_runs")
 	start2 := l.Start("a", "n", at(0))
 	ok(t, start2)
 	is(t, l.Runs(), 1)
 }
 
 func TestLedger_ReportsFailingStatements(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	l := open(t, db)
 	ok(t, l.Start("a", "n", at(0)))
-	db.exec("CREATE TRIGGER no BEFORE DELETE ON cf_agents_runs BEGIN SELECT RAISE(ABORT, 'no'); END")
+	db.Exec("CREATE TRIGGER no BEFORE DELETE ON cf_agents_runs BEGIN SELECT RAISE(ABORT, 'no'); END")
 	err := l.Finish("a")
 	if err == nil || !strings.Contains(err.Error(), `finish fiber "a"`) {
 		t.Fatalf("error %v", err)
@@ -271,7 +272,7 @@ func TestLedger_ReportsFailingStatements(t *testing.T) {
 // A failing read of rows is an error, not an end.
 func TestLedger_BrokenRows(t *testing.T) {
 	broken := errors.New("broken disk")
-	db := brokenDB{newDatabase(t), broken}
+	db := brokenDB{storagetest.NewMemory(t), broken}
 	_, err := fiber.Open(db)
 	if !errors.Is(err, broken) {
 		t.Fatalf("error %v", err)
@@ -279,12 +280,12 @@ func TestLedger_BrokenRows(t *testing.T) {
 }
 
 type brokenDB struct {
-	*database
+	*storagetest.Memory
 	err error
 }
 
 func (d brokenDB) Query(query string, args ...storage.Value) (*storage.Rows, error) {
-	rows, err := d.database.Query(query, args...)
+	rows, err := d.Memory.Query(query, args...)
 	if err == nil {
 		rows.NextFunc = func([]storage.Value) error { return d.err }
 	}

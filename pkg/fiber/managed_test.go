@@ -9,6 +9,7 @@ import (
 
 	"agentd/pkg/agent"
 	"agentd/pkg/fiber"
+	"agentd/pkg/storage/storagetest"
 )
 
 func ptr[T any](v T) *T { return &v }
@@ -51,7 +52,7 @@ func inspect(t testing.TB, l *fiber.Ledger, id string) string {
 }
 
 func TestStartManaged_Lifecycle(t *testing.T) {
-	l := open(t, newDatabase(t))
+	l := open(t, storagetest.NewMemory(t))
 	in, accepted, err := l.StartManaged(fiber.StartOptions{
 		Key: ptr("order-1"), Name: "pay", Metadata: json.RawMessage(`{"by":"me"}`), NewID: "gen"}, at(0))
 	ok(t, err)
@@ -72,7 +73,7 @@ func TestStartManaged_Lifecycle(t *testing.T) {
 }
 
 func TestStartManaged_Validates(t *testing.T) {
-	l := open(t, newDatabase(t))
+	l := open(t, storagetest.NewMemory(t))
 	for _, c := range []struct {
 		o    fiber.StartOptions
 		kind agent.Kind
@@ -98,7 +99,7 @@ func TestStartManaged_Validates(t *testing.T) {
 }
 
 func TestStartManaged_Dedupes(t *testing.T) {
-	l := open(t, newDatabase(t))
+	l := open(t, storagetest.NewMemory(t))
 	start := func(id, key *string, name string) (string, error) {
 		in, accepted, err := l.StartManaged(fiber.StartOptions{ID: id, Key: key, Name: name, NewID: "gen", Metadata: json.RawMessage(`{"x":1}`)}, at(9))
 		return fmt.Sprint(in.FiberID, " ", in.Name, " ", in.Status, " ", accepted), err
@@ -140,7 +141,7 @@ func TestSettle_Outcomes(t *testing.T) {
 		{fiber.Outcome{Status: fiber.StatusAborted, Message: "stop"}, `"status":"aborted","error":"stop","createdAt"`},
 		{fiber.Outcome{Status: fiber.StatusError}, `"status":"error","createdAt"`},
 	} {
-		l := open(t, newDatabase(t))
+		l := open(t, storagetest.NewMemory(t))
 		accept(t, l, "a", 0)
 		is(t, settle(t, l, "a", c.o, 3), true)
 		if got := inspect(t, l, "a"); !strings.Contains(got, c.want) {
@@ -148,13 +149,13 @@ func TestSettle_Outcomes(t *testing.T) {
 		}
 		is(t, settle(t, l, "a", fiber.Outcome{Status: fiber.StatusCompleted}, 4), false) // once
 	}
-	l := open(t, newDatabase(t))
+	l := open(t, storagetest.NewMemory(t))
 	_, err := l.Settle("a", fiber.Outcome{Status: fiber.StatusRunning}, at(0))
 	refused(t, err, agent.Invalid, "completed, error or aborted")
 }
 
 func TestSettle_CancelWins(t *testing.T) {
-	l := open(t, newDatabase(t))
+	l := open(t, storagetest.NewMemory(t))
 	accept(t, l, "a", 0)
 	cancelled, err := l.Cancel("a", "enough", at(1))
 	ok(t, err)
@@ -170,7 +171,7 @@ func TestSettle_CancelWins(t *testing.T) {
 }
 
 func TestMarkRunning_OnlyPending(t *testing.T) {
-	l := open(t, newDatabase(t))
+	l := open(t, storagetest.NewMemory(t))
 	_, _, err := l.StartManaged(fiber.StartOptions{NewID: "a"}, at(0))
 	ok(t, err)
 	_, err = l.Cancel("a", "", at(0))
@@ -181,7 +182,7 @@ func TestMarkRunning_OnlyPending(t *testing.T) {
 }
 
 func TestRefuse_SettlesAsError(t *testing.T) {
-	l := open(t, newDatabase(t))
+	l := open(t, storagetest.NewMemory(t))
 	ok(t, l.Start("a", "unmanaged", at(0)))
 	_, _, err := l.StartManaged(fiber.StartOptions{ID: ptr("a"), Name: "n"}, at(0))
 	ok(t, err)
@@ -199,7 +200,7 @@ func TestRefuse_SettlesAsError(t *testing.T) {
 }
 
 func TestCancelByKey(t *testing.T) {
-	l := open(t, newDatabase(t))
+	l := open(t, storagetest.NewMemory(t))
 	_, _, err := l.StartManaged(fiber.StartOptions{NewID: "a", Key: ptr("k")}, at(0))
 	ok(t, err)
 	for _, c := range []struct {
@@ -220,7 +221,7 @@ func TestCancelByKey(t *testing.T) {
 
 func TestMessage_IsCutBetweenCharacters(t *testing.T) {
 	for _, long := range []string{strings.Repeat("é", fiber.MaxErrorBytes), "x" + strings.Repeat("é", fiber.MaxErrorBytes), strings.Repeat("\xff", fiber.MaxErrorBytes*2)} {
-		l := open(t, newDatabase(t))
+		l := open(t, storagetest.NewMemory(t))
 		accept(t, l, "a", 0)
 		settle(t, l, "a", fiber.Outcome{Status: fiber.StatusError, Message: long}, 1)
 		in, _, err := l.Inspect("a")
@@ -257,7 +258,7 @@ func TestResolve_Results(t *testing.T) {
 		{"interrupted with reason", `{"status":"interrupted","reason":"r"}`, `"status":"interrupted","snapshot":"kept","error":"r","createdAt"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			l := open(t, newDatabase(t))
+			l := open(t, storagetest.NewMemory(t))
 			interrupt(t, l, "a", 0)
 			var r fiber.Result
 			ok(t, json.Unmarshal([]byte(c.result), &r))
@@ -273,7 +274,7 @@ func TestResolve_Results(t *testing.T) {
 }
 
 func TestResolve_OnlyInterrupted(t *testing.T) {
-	l := open(t, newDatabase(t))
+	l := open(t, storagetest.NewMemory(t))
 	accept(t, l, "running", 0)
 	accept(t, l, "done", 0)
 	settle(t, l, "done", fiber.Outcome{Status: fiber.StatusCompleted}, 0)
@@ -293,7 +294,7 @@ func TestResolve_OnlyInterrupted(t *testing.T) {
 }
 
 func TestList_OrderFiltersAndLimits(t *testing.T) {
-	l := open(t, newDatabase(t))
+	l := open(t, storagetest.NewMemory(t))
 	for i := range 120 {
 		id := fmt.Sprintf("f%03d", i)
 		_, _, err := l.StartManaged(fiber.StartOptions{ID: &id, Name: fmt.Sprint("n", i%2)}, at(int64(i/2)))
@@ -321,7 +322,7 @@ func TestList_OrderFiltersAndLimits(t *testing.T) {
 }
 
 func TestList_BoundsItsSize(t *testing.T) {
-	l := open(t, newDatabase(t))
+	l := open(t, storagetest.NewMemory(t))
 	big := json.RawMessage(`"` + strings.Repeat("x", fiber.MaxSnapshotBytes-2) + `"`)
 	for i := range 9 {
 		accept(t, l, fmt.Sprint("f", i), int64(i))
@@ -335,8 +336,8 @@ func TestList_BoundsItsSize(t *testing.T) {
 }
 
 func TestDelete(t *testing.T) {
-	setup := func(t *testing.T) (*database, *fiber.Ledger) {
-		db := newDatabase(t)
+	setup := func(t *testing.T) (*storagetest.Memory, *fiber.Ledger) {
+		db := storagetest.NewMemory(t)
 		l := open(t, db)
 		for i, o := range []fiber.Outcome{{Status: fiber.StatusCompleted}, {Status: fiber.StatusError}, {Status: fiber.StatusAborted}} {
 			id := string(o.Status)
@@ -368,13 +369,13 @@ func TestDelete(t *testing.T) {
 			n, err := l.Delete(c.o)
 			ok(t, err)
 			is(t, n, c.n)
-			is(t, strings.Join(db.strings("SELECT fiber_id FROM cf_agents_fibers ORDER BY 1"), " "), c.left)
+			is(t, strings.Join(db.Strings("SELECT fiber_id FROM cf_agents_fibers ORDER BY 1"), " "), c.left)
 		})
 	}
 }
 
 func TestDelete_OldestFirstWithinAStatus(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	l := open(t, db)
 	for id, settled := range map[string]int64{"young": 30, "old": 10, "middle": 20} {
 		accept(t, l, id, 0)
@@ -383,14 +384,14 @@ func TestDelete_OldestFirstWithinAStatus(t *testing.T) {
 	for _, left := range []string{"middle young", "young", ""} {
 		_, err := l.Delete(fiber.DeleteOptions{Limit: 1})
 		ok(t, err)
-		is(t, strings.Join(db.strings("SELECT fiber_id FROM cf_agents_fibers ORDER BY 1"), " "), left)
+		is(t, strings.Join(db.Strings("SELECT fiber_id FROM cf_agents_fibers ORDER BY 1"), " "), left)
 	}
 }
 
 // A cancelled fiber may still be under way when its record is deleted; lost after
 // that, it must not come back as an unmanaged one.
 func TestDelete_TakesTheRunRow(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	l := open(t, db)
 	accept(t, l, "a", 0)
 	_, err := l.Cancel("a", "", at(1))
@@ -406,9 +407,9 @@ func TestDelete_TakesTheRunRow(t *testing.T) {
 
 // What the agent's own SQL wrote into the public table must not break reading it.
 func TestInspect_ToleratesForeignValues(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	l := open(t, db)
 	accept(t, l, "a", 0)
-	db.exec(`UPDATE cf_agents_fibers SET snapshot = '{broken', metadata_json = '[1]', error_message = x'6869', started_at = 'soon', completed_at = 1.5`)
+	db.Exec(`UPDATE cf_agents_fibers SET snapshot = '{broken', metadata_json = '[1]', error_message = x'6869', started_at = 'soon', completed_at = 1.5`)
 	is(t, inspect(t, l, "a"), `{"fiberId":"a","name":"n","status":"running","error":"hi","createdAt":1700000000000,"settledAt":1}`)
 }

@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"agentd/pkg/fiber"
+	"agentd/pkg/storage/storagetest"
 )
 
 // world is what should be true of a ledger: plain maps and the rules of the
@@ -48,7 +49,7 @@ func (w world) open() (n int) {
 
 // machine drives a Ledger and its model with random operations.
 type machine struct {
-	db     *database
+	db     *storagetest.Memory
 	ledger *fiber.Ledger
 	now    int64
 	seq    int
@@ -152,7 +153,7 @@ func (m *machine) delete(t *rapid.T) {
 	n, err := m.ledger.Delete(fiber.DeleteOptions{Limit: limit, SettledBefore: at(before).UnixMilli()})
 	ok(t, err)
 	is(t, n, min(limit, len(gone)))
-	left := m.db.strings("SELECT fiber_id FROM cf_agents_fibers")
+	left := m.db.Strings("SELECT fiber_id FROM cf_agents_fibers")
 	latest := int64(0)
 	for _, id := range gone {
 		if !slices.Contains(left, id) {
@@ -171,11 +172,11 @@ func (m *machine) delete(t *rapid.T) {
 	}
 }
 
-func (m *machine) commit(*rapid.T) { m.db.commit(); m.saved = m.world.clone() }
+func (m *machine) commit(*rapid.T) { m.db.Commit(); m.saved = m.world.clone() }
 
 // crash ends the instance: memory and the turn's writes are gone.
 func (m *machine) crash(t *rapid.T) {
-	m.db.crash()
+	m.db.Crash()
 	m.ledger = open(t, m.db)
 	m.world, m.active = m.saved.clone(), map[string]bool{}
 }
@@ -278,7 +279,7 @@ func (m *machine) check(t *rapid.T) {
 
 func TestLedger_AgreesWithModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		db := newDatabase(t)
+		db := storagetest.NewMemory(t)
 		empty := world{map[string]run{}, map[string]managed{}}
 		m := &machine{db: db, ledger: open(t, db), world: empty, saved: empty.clone(), active: map[string]bool{}}
 		open := []fiber.Status{fiber.StatusPending, fiber.StatusRunning}

@@ -9,6 +9,7 @@ import (
 
 	"agentd/pkg/agent"
 	"agentd/pkg/fiber"
+	"agentd/pkg/storage/storagetest"
 )
 
 // begin starts the recovery of the only fiber that is lost.
@@ -25,12 +26,12 @@ func begin(t testing.TB, l *fiber.Ledger, ms int64) (fiber.Recovery, bool) {
 func TestRecovery_Unmanaged(t *testing.T) {
 	for name, snapshot := range map[string]json.RawMessage{"with stash": json.RawMessage(`{"step1":"x"}`), "before any stash": nil} {
 		t.Run(name, func(t *testing.T) {
-			db := newDatabase(t)
+			db := storagetest.NewMemory(t)
 			l := open(t, db)
 			ok(t, l.Start("a", "my-task", at(0)))
-			db.commit()
+			db.Commit()
 			ok(t, l.Stash("a", snapshot))
-			db.commit()
+			db.Commit()
 
 			l = open(t, db)
 			is(t, l.Runs(), 1)
@@ -47,7 +48,7 @@ func TestRecovery_Unmanaged(t *testing.T) {
 			ok(t, err)
 			is(t, next, time.Time{})
 			is(t, l.Runs(), 0)
-			db.commit()
+			db.Commit()
 			is(t, open(t, db).Unfinished(), false)
 		})
 	}
@@ -55,22 +56,22 @@ func TestRecovery_Unmanaged(t *testing.T) {
 
 // An uncommitted stash, start or finish does not survive its turn.
 func TestRecovery_SeesCommittedStateOnly(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	l := open(t, db)
 	ok(t, l.Start("a", "n", at(0)))
 	ok(t, l.Stash("a", json.RawMessage(`1`)))
-	db.commit()
+	db.Commit()
 	ok(t, l.Stash("a", json.RawMessage(`2`)))
 	ok(t, l.Start("b", "n", at(0)))
 	ok(t, l.Finish("a"))
-	db.crash()
+	db.Crash()
 	r, _ := begin(t, open(t, db), 0)
 	is(t, r.ID, "a")
 	is(t, string(r.Snapshot), "1")
 }
 
 func TestRecovery_ActiveIsSkippedAndOrderIsThatOfStart(t *testing.T) {
-	l := open(t, newDatabase(t))
+	l := open(t, storagetest.NewMemory(t))
 	for _, id := range []string{"z", "outer", "a", "inner"} {
 		ok(t, l.Start(id, "n", at(0)))
 	}
@@ -81,10 +82,10 @@ func TestRecovery_ActiveIsSkippedAndOrderIsThatOfStart(t *testing.T) {
 
 func TestRecovery_CorruptSnapshotIsNull(t *testing.T) {
 	for stored, corrupt := range map[string]bool{`{"a"`: true, ``: false, `x`: true, `1`: false} {
-		db := newDatabase(t)
+		db := storagetest.NewMemory(t)
 		l := open(t, db)
 		ok(t, l.Start("a", "n", at(0)))
-		db.exec(`UPDATE cf_agents_runs SET snapshot = ?`, stored)
+		db.Exec(`UPDATE cf_agents_runs SET snapshot = ?`, stored)
 		r, skip := begin(t, l, 0)
 		is(t, skip, false)
 		is(t, r.Corrupt, corrupt)
@@ -95,7 +96,7 @@ func TestRecovery_CorruptSnapshotIsNull(t *testing.T) {
 }
 
 func TestRecovery_RowGoneMeanwhile(t *testing.T) {
-	l := open(t, newDatabase(t))
+	l := open(t, storagetest.NewMemory(t))
 	ok(t, l.Start("a", "n", at(0)))
 	lost, err := l.Interrupted(none)
 	ok(t, err)
@@ -106,7 +107,7 @@ func TestRecovery_RowGoneMeanwhile(t *testing.T) {
 }
 
 func TestRecovery_ManagedGetsLedgerFacts(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	l := open(t, db)
 	_, _, err := l.StartManaged(fiber.StartOptions{ID: ptr("m"), Key: ptr("k"), Name: "n", Metadata: json.RawMessage(`{"a":1}`)}, at(0))
 	ok(t, err)
@@ -114,7 +115,7 @@ func TestRecovery_ManagedGetsLedgerFacts(t *testing.T) {
 	_, err = l.MarkRunning("m", at(0))
 	ok(t, err)
 	ok(t, l.Stash("m", json.RawMessage(`[1]`)))
-	db.commit()
+	db.Commit()
 
 	l = open(t, db)
 	r, skip := begin(t, l, 5)
@@ -128,14 +129,14 @@ func TestRecovery_ManagedGetsLedgerFacts(t *testing.T) {
 }
 
 func TestRecovery_ManagedWithoutMetadataGetsNull(t *testing.T) {
-	l := open(t, newDatabase(t))
+	l := open(t, storagetest.NewMemory(t))
 	accept(t, l, "m", 0)
 	r, _ := begin(t, l, 0)
 	is(t, strings.Contains(text(t, r), `"metadata":null`), true)
 }
 
 func TestRecovery_ManagedHookWithoutResultStaysInterrupted(t *testing.T) {
-	l := open(t, newDatabase(t))
+	l := open(t, storagetest.NewMemory(t))
 	interrupt(t, l, "m", 0)
 	is(t, l.Runs(), 0)
 	done, err := l.Resolve("m", fiber.Result{Status: fiber.StatusCompleted}, at(1))
@@ -148,7 +149,7 @@ func TestRecovery_ManagedHookWithoutResultStaysInterrupted(t *testing.T) {
 func TestRecovery_CrashDuringManagedHookRunsItAgain(t *testing.T) {
 	for _, orphan := range []bool{false, true} {
 		t.Run(fmt.Sprint("orphan ", orphan), func(t *testing.T) {
-			db := newDatabase(t)
+			db := storagetest.NewMemory(t)
 			l := open(t, db)
 			accept(t, l, "m", 0)
 			ok(t, l.Stash("m", json.RawMessage(`"s"`)))
@@ -156,7 +157,7 @@ func TestRecovery_CrashDuringManagedHookRunsItAgain(t *testing.T) {
 				ok(t, l.Finish("m"))
 			}
 			for range 3 {
-				db.commit()
+				db.Commit()
 				l = open(t, db)
 				r, skip := begin(t, l, 1)
 				is(t, skip, false)
@@ -172,7 +173,7 @@ func TestRecovery_CrashDuringManagedHookRunsItAgain(t *testing.T) {
 
 func TestRecovery_SettledFiberIsDroppedWithoutHook(t *testing.T) {
 	for _, status := range []fiber.Status{fiber.StatusCompleted, fiber.StatusAborted, fiber.StatusError} {
-		db := newDatabase(t)
+		db := storagetest.NewMemory(t)
 		l := open(t, db)
 		accept(t, l, "m", 0)
 		if status == fiber.StatusAborted { // cancelled after the restart, before the scan
@@ -192,7 +193,7 @@ func TestRecovery_SettledFiberIsDroppedWithoutHook(t *testing.T) {
 }
 
 func TestRecovery_Orphans(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	l := open(t, db)
 	for _, id := range []string{"pending", "running", "settled", "active", "ran"} {
 		accept(t, l, id, 0)
@@ -200,7 +201,7 @@ func TestRecovery_Orphans(t *testing.T) {
 			ok(t, l.Finish(id))
 		}
 	}
-	db.exec(`UPDATE cf_agents_fibers SET status = 'pending', snapshot = '{"a":' WHERE fiber_id = 'pending'`)
+	db.Exec(`UPDATE cf_agents_fibers SET status = 'pending', snapshot = '{"a":' WHERE fiber_id = 'pending'`)
 	_, err := l.Cancel("settled", "", at(0))
 	ok(t, err)
 	lost, err := l.Interrupted(func(id string) bool { return id == "active" })
@@ -228,11 +229,11 @@ func TestRecovery_Orphans(t *testing.T) {
 }
 
 func TestRecovery_OrphanWithoutAnyRunTable(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	l := open(t, db)
 	_, _, err := l.StartManaged(fiber.StartOptions{ID: ptr("m"), Name: "n"}, at(3))
 	ok(t, err)
-	db.commit()
+	db.Commit()
 	l = open(t, db)
 	is(t, l.NextScan(), at(3))
 	is(t, l.Unfinished(), true)
@@ -243,7 +244,7 @@ func TestRecovery_OrphanWithoutAnyRunTable(t *testing.T) {
 }
 
 func TestFailed_ManagedBecomesError(t *testing.T) {
-	l := open(t, newDatabase(t))
+	l := open(t, storagetest.NewMemory(t))
 	accept(t, l, "m", 0)
 	r, _ := begin(t, l, 0)
 	dropped, err := l.Failed(r, "hook threw", at(1), 0)
@@ -266,7 +267,7 @@ func TestFailed_UnmanagedIsKeptUntilTooOld(t *testing.T) {
 		{1000 * day, 0, false},
 		{time.Second, time.Millisecond, true},
 	} {
-		l := open(t, newDatabase(t))
+		l := open(t, storagetest.NewMemory(t))
 		ok(t, l.Start("a", "n", at(0)))
 		r, _ := begin(t, l, 0)
 		dropped, err := l.Failed(r, "x", at(0).Add(c.age), c.maxAge)
@@ -278,7 +279,7 @@ func TestFailed_UnmanagedIsKeptUntilTooOld(t *testing.T) {
 
 // A result that cannot be applied changes nothing; the recovery ends as a failure.
 func TestRecovered_RefusesBadResult(t *testing.T) {
-	l := open(t, newDatabase(t))
+	l := open(t, storagetest.NewMemory(t))
 	accept(t, l, "m", 0)
 	r, _ := begin(t, l, 0)
 	err := l.Recovered(r, &fiber.Result{Status: "finished"}, at(0))
@@ -290,18 +291,18 @@ func TestRecovered_RefusesBadResult(t *testing.T) {
 }
 
 func TestScanDone_BacksOffAcrossRestarts(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	now := at(0)
 	ok(t, open(t, db).Start("poison", "n", now))
 	interval := 2 * time.Second
 	for _, want := range []time.Duration{4, 8, 16, 32, 64, 128, 256, 300, 300} {
-		db.commit()
+		db.Commit()
 		l := open(t, db) // unloaded between scans
 		next, err := l.ScanDone(false, 1, now, interval)
 		ok(t, err)
 		is(t, next, now.Add(want*time.Second))
 		is(t, l.NextScan(), next)
-		db.commit()
+		db.Commit()
 		is(t, open(t, db).NextScan(), next)
 		now = next
 	}
@@ -319,7 +320,7 @@ func TestScanDone_BacksOffAcrossRestarts(t *testing.T) {
 	ok(t, err)
 	is(t, next, time.Time{})
 	is(t, l.NextScan(), time.Time{})
-	is(t, len(db.strings("SELECT * FROM agentd_fiber_scan")), 0)
+	is(t, len(db.Strings("SELECT * FROM agentd_fiber_scan")), 0)
 	// The count begins anew, in this life too.
 	next, err = l.ScanDone(false, 1, now, interval)
 	ok(t, err)
@@ -341,7 +342,7 @@ func TestScanDone_Gap(t *testing.T) {
 		{1500 * time.Microsecond, 1, 3 * time.Millisecond},
 		{1<<63 - 1, 30, 5 * time.Minute},
 	} {
-		l := open(t, newDatabase(t))
+		l := open(t, storagetest.NewMemory(t))
 		var next time.Time
 		for range c.scans {
 			var err error
@@ -354,7 +355,7 @@ func TestScanDone_Gap(t *testing.T) {
 
 // A wake is kept in whole milliseconds: it must not come before the scan is due.
 func TestScanDone_RoundsUp(t *testing.T) {
-	l := open(t, newDatabase(t))
+	l := open(t, storagetest.NewMemory(t))
 	now := at(0).Add(300 * time.Microsecond)
 	next, err := l.ScanDone(true, 1, now, time.Second)
 	ok(t, err)
@@ -363,11 +364,11 @@ func TestScanDone_RoundsUp(t *testing.T) {
 
 // The table of the back-off is out of reach for programs.
 func TestScanDone_TableIsPrivate(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	l := open(t, db)
 	_, err := l.ScanDone(false, 1, at(0), time.Second)
 	ok(t, err)
-	for _, name := range db.strings("SELECT name FROM sqlite_schema WHERE type = 'table'") {
+	for _, name := range db.Strings("SELECT name FROM sqlite_schema WHERE type = 'table'") {
 		is(t, strings.HasPrefix(name, "agentd_"), true)
 	}
 }
@@ -376,14 +377,14 @@ func FuzzBegin_AnyStoredSnapshot(f *testing.F) {
 	for _, s := range []string{"", "null", `{"a":1}`, `{"a"`, "\x00", "\xff\xfe", "[[[[", "1e999"} {
 		f.Add(s)
 	}
-	db := newDatabase(f)
+	db := storagetest.NewMemory(f)
 	l := open(f, db)
 	if err := l.Start("a", "n", at(0)); err != nil {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, stored string) {
-		db.t = t
-		db.exec(`UPDATE cf_agents_runs SET snapshot = ?`, stored)
+		db.T = t
+		db.Exec(`UPDATE cf_agents_runs SET snapshot = ?`, stored)
 		r, skip := begin(t, l, 0)
 		is(t, skip, false)
 		is(t, r.Snapshot != nil, json.Valid([]byte(stored)))

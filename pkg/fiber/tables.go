@@ -1,9 +1,6 @@
 package fiber
 
 import (
-	"errors"
-	"io"
-
 	"agentd/pkg/storage"
 )
 
@@ -59,20 +56,7 @@ func query(db DB, fn func(row []storage.Value) error, text string, args ...stora
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	row := make([]storage.Value, len(rows.Columns))
-	for {
-		switch err := rows.Next(row); {
-		case errors.Is(err, io.EOF):
-			return rows.Changes(), nil
-		case err != nil:
-			return 0, err
-		case fn != nil:
-			if err := fn(row); err != nil {
-				return 0, err
-			}
-		}
-	}
+	return rows.Each(fn)
 }
 
 // on runs one statement on a table; without the table there are no rows. What is

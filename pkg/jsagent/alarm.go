@@ -57,7 +57,7 @@ func (in *instance) readAlarm() error {
 	if err != nil {
 		return err
 	}
-	return each(rows, func(row []storage.Value) error {
+	_, err = rows.Each(func(row []storage.Value) error {
 		at, _ := row[0].(int64)
 		retry, _ := row[1].(int64)
 		failures, _ := row[2].(int64)
@@ -67,6 +67,7 @@ func (in *instance) readAlarm() error {
 		}
 		return nil
 	})
+	return err
 }
 
 func (in *instance) storeAlarm(a alarm) error {

@@ -131,7 +131,7 @@ func touchesOurs(query string) bool {
 func readAll(rows *storage.Rows) (answer, error) {
 	a := answer{columns: rows.Columns}
 	size := 0
-	err := each(rows, func(row []storage.Value) error {
+	_, err := rows.Each(func(row []storage.Value) error {
 		for _, v := range row {
 			size += sizeOf(v)
 		}

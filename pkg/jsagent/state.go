@@ -2,7 +2,6 @@ package jsagent
 
 import (
 	"fmt"
-	"io"
 
 	"github.com/dop251/goja"
 
@@ -96,7 +95,7 @@ func (in *instance) openRows() error {
 	if err != nil {
 		return err
 	}
-	err = each(rows, func(row []storage.Value) error {
+	_, err = rows.Each(func(row []storage.Value) error {
 		name, _ := row[0].(string)
 		in.tables[name] = true
 		return nil
@@ -135,29 +134,11 @@ func (in *instance) queryOne(query string, args ...storage.Value) (v storage.Val
 	if err != nil {
 		return nil, false, err
 	}
-	err = each(rows, func(row []storage.Value) error {
+	_, err = rows.Each(func(row []storage.Value) error {
 		if !found {
 			v, found = row[0], true
 		}
 		return nil
 	})
 	return v, found, err
-}
-
-// each reads rows to their end and closes them.
-func each(rows *storage.Rows, fn func(row []storage.Value) error) error {
-	row := make([]storage.Value, len(rows.Columns))
-	for {
-		err := rows.Next(row)
-		if err == io.EOF {
-			return rows.Close()
-		}
-		if err == nil {
-			err = fn(row)
-		}
-		if err != nil {
-			rows.Close()
-			return err
-		}
-	}
 }

@@ -3,6 +3,7 @@ package schedule
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
 	"time"
 
@@ -242,7 +243,7 @@ func (b *Book) Due(now time.Time, limit int) ([]Due, error) {
 		row := decode(values)
 		d := Due{Schedule: row.schedule(), Row: row}
 		if size += len(d.Payload); size > MaxListBytes && len(due) > 0 {
-			return errEnough
+			return io.EOF
 		}
 		due = append(due, d)
 		return nil

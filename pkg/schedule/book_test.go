@@ -11,6 +11,7 @@ import (
 	"agentd/pkg/agent"
 	"agentd/pkg/schedule"
 	"agentd/pkg/storage"
+	"agentd/pkg/storage/storagetest"
 )
 
 var _ schedule.DB = storage.DB(nil)
@@ -48,7 +49,7 @@ func refused(t tester, err error, kind agent.Kind, text string) {
 	}
 }
 
-func open(t tester, db *database) *schedule.Book {
+func open(t tester, db *storagetest.Memory) *schedule.Book {
 	t.Helper()
 	b, err := schedule.Open(db)
 	ok(t, err)
@@ -82,9 +83,9 @@ func names(due []schedule.Due) string {
 }
 
 func TestBook_AgentWithoutSchedulesPaysOneQueryAndNoTable(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	b := open(t, db)
-	is(t, db.queries, 1)
+	is(t, db.Queries, 1)
 	is(t, b.NextAt(), time.Time{})
 	_, found, err := b.Get("x")
 	ok(t, err)
@@ -99,19 +100,23 @@ func TestBook_AgentWithoutSchedulesPaysOneQueryAndNoTable(t *testing.T) {
 	ok(t, err)
 	is(t, len(due), 0)
 	ok(t, b.Done("x"))
-	is(t, len(db.strings("SELECT name FROM sqlite_schema")), 0)
-	is(t, db.queries, 1)
+	is(t, len(db.Strings("SELECT name FROM sqlite_schema")), 0)
+	is(t, db.Queries, 1)
 }
 
 func TestBook_PublicColumnsAndCheck(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	delayed(t, open(t, db), "a", 1)
-	is(t, strings.Join(db.strings("SELECT name FROM pragma_table_info('cf_agents_schedules')"), " "),
+	is(t, strings.Join(db.Strings("SELECT name FROM pragma_table_info('cf_agents_schedules')"), " "),
 		"id callback payload type time delayInSeconds cron intervalSeconds running created_at execution_started_at retry_options owner_path owner_path_key")
 	for _, kind := range []string{"scheduled", "delayed", "cron", "interval"} {
-		db.exec("INSERT INTO cf_agents_schedules (id, type) VALUES (?, ?)", kind, kind)
+		db.Exec("INSERT INTO cf_agents_schedules (id, type) VALUES (?, ?)", kind, kind)
 	}
-	if _, err := db.conn.ExecContext(t.Context(), "INSERT INTO cf_agents_schedules (id, type) VALUES ('x', 'other')"); err == nil {
+	rows, err := db.Query("INSERT INTO cf_agents_schedules (id, type) VALUES ('x', 'other')")
+	if err == nil {
+		_, err = rows.Each(nil)
+	}
+	if err == nil {
 		t.Fatal("the table takes any type")
 	}
 }
@@ -139,7 +144,7 @@ func TestAdd_Types(t *testing.T) {
 			`{"id":"x","callback":"run","payload":null,"retry":{"maxAttempts":5,"baseDelayMs":0.5},"type":"delayed","time":1700000000,"delayInSeconds":0}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			db := newDatabase(t)
+			db := storagetest.NewMemory(t)
 			b := open(t, db)
 			s, created, err := b.Add(c.spec, "x", at(c.now), schedule.DefaultPolicy)
 			ok(t, err)
@@ -155,7 +160,7 @@ func TestAdd_Types(t *testing.T) {
 }
 
 func TestAdd_Refuses(t *testing.T) {
-	b := open(t, newDatabase(t))
+	b := open(t, storagetest.NewMemory(t))
 	good := schedule.Spec{Type: "delayed", Callback: "run"}
 	for _, c := range []struct {
 		change func(*schedule.Spec)
@@ -189,10 +194,10 @@ func TestAdd_Refuses(t *testing.T) {
 }
 
 func TestAdd_BoundsTheNumber(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	b := open(t, db)
 	delayed(t, b, "first", 0)
-	db.exec(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < ?)
+	db.Exec(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < ?)
 		INSERT INTO cf_agents_schedules (id, callback, type, time) SELECT 's' || i, 'run', 'delayed', 0 FROM n`, schedule.MaxSchedules-1)
 	ok(t, b.Reload())
 	_, _, err := b.Add(schedule.Spec{Type: "delayed", Callback: "run"}, "more", at(0), schedule.DefaultPolicy)
@@ -225,7 +230,7 @@ func TestAdd_Idempotent(t *testing.T) {
 		{"declined", func(s *schedule.Spec) { s.Idempotent = ptr(false) }, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			b := open(t, newDatabase(t))
+			b := open(t, storagetest.NewMemory(t))
 			first, created, err := b.Add(base, "first", at(0), schedule.DefaultPolicy)
 			ok(t, err)
 			is(t, created, true)
@@ -239,7 +244,7 @@ func TestAdd_Idempotent(t *testing.T) {
 			}
 		})
 	}
-	b := open(t, newDatabase(t))
+	b := open(t, storagetest.NewMemory(t))
 	for _, created := range []bool{true, false} { // payloads that are absent are equal
 		_, got, err := b.Add(schedule.Spec{Type: "delayed", Callback: "run", Idempotent: ptr(true)}, fmt.Sprint(created), at(0), schedule.DefaultPolicy)
 		ok(t, err)
@@ -248,7 +253,7 @@ func TestAdd_Idempotent(t *testing.T) {
 }
 
 func TestList_Criteria(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	b := open(t, db)
 	delayed(t, b, "d9", 9)
 	delayed(t, b, "d3", 3)
@@ -280,7 +285,7 @@ func TestList_Criteria(t *testing.T) {
 }
 
 func TestDue_OrderAndSecond(t *testing.T) {
-	b := open(t, newDatabase(t))
+	b := open(t, storagetest.NewMemory(t))
 	for _, s := range []struct {
 		id    string
 		delay float64
@@ -306,7 +311,7 @@ func TestDue_OrderAndSecond(t *testing.T) {
 
 // A wake-up at NextAt finds the schedule due: no wake-up is wasted, none too late.
 func TestNextAt_IsWhenItIsDue(t *testing.T) {
-	b := open(t, newDatabase(t))
+	b := open(t, storagetest.NewMemory(t))
 	delayed(t, b, "a", 0.7)
 	due, err := b.Due(b.NextAt().Add(-time.Millisecond), 1)
 	ok(t, err)
@@ -317,7 +322,7 @@ func TestNextAt_IsWhenItIsDue(t *testing.T) {
 }
 
 func TestNextAt_FollowsEveryChange(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	b := open(t, db)
 	next := func(seconds int64) {
 		t.Helper()
@@ -353,35 +358,35 @@ func TestNextAt_FollowsEveryChange(t *testing.T) {
 }
 
 func TestNextAt_ReloadAfterRolledBackSavepoint(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	b := open(t, db)
 	delayed(t, b, "a", 5)
-	db.exec("SAVEPOINT s")
+	db.Exec("SAVEPOINT s")
 	ok(t, b.Done("a"))
 	is(t, b.NextAt(), time.Time{})
-	db.exec("ROLLBACK TO s")
+	db.Exec("ROLLBACK TO s")
 	ok(t, b.Reload())
 	is(t, b.NextAt().Unix(), int64(epoch+5))
 }
 
 // A program that deletes rows itself costs one wake-up, not an endless series.
 func TestDue_RowsTakenAwayByOwnSQL(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	b := open(t, db)
 	delayed(t, b, "a", 1)
 	delayed(t, b, "b", 9)
-	db.exec("DELETE FROM cf_agents_schedules WHERE id = 'a'")
+	db.Exec("DELETE FROM cf_agents_schedules WHERE id = 'a'")
 	due, err := b.Due(at(2000), 10)
 	ok(t, err)
 	is(t, len(due), 0)
 	is(t, b.NextAt().Unix(), int64(epoch+9))
-	db.exec("DROP TABLE cf_agents_schedules")
+	db.Exec("DROP TABLE cf_agents_schedules")
 	due, err = b.Due(at(10_000), 10)
 	ok(t, err)
 	is(t, len(due), 0)
 	is(t, b.NextAt(), time.Time{})
 	delayed(t, b, "c", 2)
-	db.exec("DROP TABLE cf_agents_schedules")
+	db.Exec("DROP TABLE cf_agents_schedules")
 	delayed(t, b, "c", 3)
 	_, found, err := b.Get("c")
 	ok(t, err)
@@ -390,10 +395,10 @@ func TestDue_RowsTakenAwayByOwnSQL(t *testing.T) {
 
 // Rows of kinds that do not run yet must not wake the agent.
 func TestDue_LeavesOtherKindsAlone(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	b := open(t, db)
 	delayed(t, b, "a", 5)
-	db.exec("INSERT INTO cf_agents_schedules (id, type, time) VALUES ('c', 'cron', 1), ('i', 'interval', 1), ('n', 'delayed', NULL)")
+	db.Exec("INSERT INTO cf_agents_schedules (id, type, time) VALUES ('c', 'cron', 1), ('i', 'interval', 1), ('n', 'delayed', NULL)")
 	ok(t, b.Reload())
 	is(t, b.NextAt().Unix(), int64(epoch+5))
 	due, err := b.Due(at(5000), 10)
@@ -402,7 +407,7 @@ func TestDue_LeavesOtherKindsAlone(t *testing.T) {
 }
 
 func TestDue_RawRowForTheCallback(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	b := open(t, db)
 	_, _, err := b.Add(schedule.Spec{Type: "delayed", Callback: "run", Delay: 1.5, Payload: json.RawMessage(`{"a": 1}`),
 		Retry: &schedule.Retry{MaxAttempts: ptr(2.0)}}, "x", at(0), schedule.DefaultPolicy)
@@ -416,10 +421,10 @@ func TestDue_RawRowForTheCallback(t *testing.T) {
 
 func TestDue_CorruptPayload(t *testing.T) {
 	for stored, corrupt := range map[any]bool{`{"a"`: true, "": true, nil: false, `1`: false} {
-		db := newDatabase(t)
+		db := storagetest.NewMemory(t)
 		b := open(t, db)
 		delayed(t, b, "x", 0)
-		db.exec("UPDATE cf_agents_schedules SET payload = ?, retry_options = '[oops'", stored)
+		db.Exec("UPDATE cf_agents_schedules SET payload = ?, retry_options = '[oops'", stored)
 		due, err := b.Due(at(0), 10)
 		ok(t, err)
 		is(t, due[0].Corrupt, corrupt)
@@ -433,7 +438,7 @@ func TestDue_CorruptPayload(t *testing.T) {
 }
 
 func TestDue_BoundsPayloads(t *testing.T) {
-	b := open(t, newDatabase(t))
+	b := open(t, storagetest.NewMemory(t))
 	big := json.RawMessage(`"` + strings.Repeat("x", schedule.MaxPayloadBytes-2) + `"`)
 	for i := range 10 {
 		_, _, err := b.Add(schedule.Spec{Type: "delayed", Callback: "run", Payload: big}, fmt.Sprint(i), at(0), schedule.DefaultPolicy)
@@ -458,13 +463,13 @@ func TestBook_LimitsFitIntoARow(t *testing.T) {
 }
 
 func TestBook_CrashKeepsWhatWasCommitted(t *testing.T) {
-	db := newDatabase(t)
+	db := storagetest.NewMemory(t)
 	b := open(t, db)
 	delayed(t, b, "kept", 5)
-	db.commit()
+	db.Commit()
 	delayed(t, b, "lost", 1)
 	ok(t, b.Done("kept"))
-	db.crash()
+	db.Crash()
 	b = open(t, db)
 	is(t, b.NextAt().Unix(), int64(epoch+5))
 	due, err := b.Due(at(5000), 10)

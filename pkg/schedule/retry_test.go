@@ -8,6 +8,7 @@ import (
 
 	"agentd/pkg/agent"
 	"agentd/pkg/schedule"
+	"agentd/pkg/storage/storagetest"
 )
 
 func TestRetry_Validate(t *testing.T) {
@@ -89,7 +90,7 @@ func FuzzStoredRetry(f *testing.F) {
 	for _, s := range []string{"", "null", "{}", `{"maxAttempts":1e999}`, `{"maxAttempts":"3"}`, `[1]`, `{"baseDelayMs":-1,"maxDelayMs":1e308}`} {
 		f.Add(s)
 	}
-	db := newDatabase(f)
+	db := storagetest.NewMemory(f)
 	b, err := schedule.Open(db)
 	if err != nil {
 		f.Fatal(err)
@@ -98,8 +99,8 @@ func FuzzStoredRetry(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, stored string) {
-		db.t = t
-		db.exec("UPDATE cf_agents_schedules SET retry_options = ?, payload = ?", stored, stored)
+		db.T = t
+		db.Exec("UPDATE cf_agents_schedules SET retry_options = ?, payload = ?", stored, stored)
 		due, err := b.Due(at(0), 1)
 		ok(t, err)
 		is(t, len(due), 1)

@@ -1,9 +1,6 @@
 package schedule
 
 import (
-	"errors"
-	"io"
-
 	"agentd/pkg/storage"
 )
 
@@ -31,32 +28,14 @@ var create = []string{
 
 const columns = `id, callback, payload, type, time, delayInSeconds, cron, intervalSeconds, running, created_at, execution_started_at, retry_options, owner_path, owner_path_key`
 
-// errEnough, from the function that takes the rows, ends a query without an error.
-var errEnough = errors.New("enough rows")
-
 // query runs one statement, gives each row to fn (nil to ignore them) and returns
-// how many rows were changed.
+// how many rows were changed. The values given to fn are kept by the next row.
 func query(db DB, fn func(row []storage.Value) error, text string, args ...storage.Value) (changes int64, err error) {
 	rows, err := db.Query(text, args...)
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	row := make([]storage.Value, len(rows.Columns))
-	for {
-		switch err := rows.Next(row); {
-		case errors.Is(err, io.EOF):
-			return rows.Changes(), nil
-		case err != nil:
-			return 0, err
-		case fn != nil:
-			if err := fn(row); errors.Is(err, errEnough) {
-				return 0, nil
-			} else if err != nil {
-				return 0, err
-			}
-		}
-	}
+	return rows.Each(fn)
 }
 
 // query runs one statement on the table; without the table there are no rows. What

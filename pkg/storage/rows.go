@@ -1,5 +1,10 @@
 package storage
 
+import (
+	"errors"
+	"io"
+)
+
 // Rows is the answer of a statement, read forward. It belongs to the goroutine
 // that owns the DB.
 type Rows struct {
@@ -26,4 +31,24 @@ func (r *Rows) Close() error {
 	}
 	r.closed = true
 	return r.CloseFunc()
+}
+
+// Each gives every row to fn, which may be nil and may end the reading early with
+// io.EOF, closes the rows and returns Changes. The slice is used again for the next
+// row.
+func (r *Rows) Each(fn func(row []Value) error) (changes int64, err error) {
+	defer func() { err = errors.Join(err, r.Close()) }()
+	row := make([]Value, len(r.Columns))
+	for {
+		err := r.Next(row)
+		if err == nil && fn != nil {
+			err = fn(row)
+		}
+		if errors.Is(err, io.EOF) {
+			return r.Changes(), nil
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
 }

@@ -134,8 +134,8 @@ func testCatalog(t *testing.T, engine Engine) {
 			if e.ID != name("a") || e.Seq != 1 || !e.Wake.Equal(storage.Wake{At: at(5000), Resume: true}) || e.Live != live || e.CreatedAt.IsZero() {
 				t.Errorf("entry %+v", e)
 			}
-			if !live && e.SizeBytes == 0 {
-				t.Error("size unknown")
+			if e.SizeBytes == 0 || (live && e.SizeBytes != db.SizeBytes()) {
+				t.Errorf("live %v: the size is given as %d", live, e.SizeBytes)
 			}
 		}
 		check(true)
@@ -145,6 +145,19 @@ func testCatalog(t *testing.T, engine Engine) {
 		check(false)
 		_, err := w.store.Catalog().Get(ctx, name("b"))
 		w.wantKind(err, agent.NotFound)
+	})
+
+	t.Run("SizeOfALiveAgentFollowsItsCommits", func(t *testing.T) {
+		w := newWorld(t, engine)
+		db := w.make(name("a"), storage.Wake{})
+		before := db.SizeBytes()
+		w.all(db.Query, "CREATE TABLE blobs(b); INSERT INTO blobs VALUES(zeroblob(1000000))")
+		w.commit(db, storage.Wake{})
+		page, err := w.store.Catalog().List(ctx, "default", "", agent.ID{}, 10)
+		w.must(err)
+		if len(page) != 1 || page[0].SizeBytes < before+1_000_000 || page[0].SizeBytes != db.SizeBytes() {
+			t.Errorf("catalog %+v; the database has %d bytes, and had %d", page, db.SizeBytes(), before)
+		}
 	})
 
 	t.Run("ListIsOrderedAndPaged", func(t *testing.T) {

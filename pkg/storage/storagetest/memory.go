@@ -1,4 +1,4 @@
-package fiber_test
+package storagetest
 
 import (
 	"context"
@@ -11,15 +11,18 @@ import (
 	"agentd/pkg/storage"
 )
 
-// database is one SQLite database in memory behind the DB interface, with turns:
-// what was not committed is lost by crash.
-type database struct {
-	t       testing.TB
-	conn    *sql.Conn
-	queries int
+// Memory is one SQLite database in memory with turns, for tests of packages that
+// keep rows in an agent's database: what was not committed is lost by Crash. Fields
+// and methods belong to the test's goroutine.
+type Memory struct {
+	T       testing.TB // whom failures concern; a fuzz target replaces it
+	Queries int        // how many were run
+
+	conn *sql.Conn
 }
 
-func newDatabase(t testing.TB) *database {
+// NewMemory opens an empty database that is closed with the test.
+func NewMemory(t testing.TB) *Memory {
 	t.Helper()
 	db, err := sql.Open("sqlite3", ":memory:")
 	if err != nil {
@@ -30,13 +33,14 @@ func newDatabase(t testing.TB) *database {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close(); db.Close() })
-	d := &database{t: t, conn: conn}
-	d.exec("BEGIN")
+	d := &Memory{T: t, conn: conn}
+	d.Exec("BEGIN")
 	return d
 }
 
-func (d *database) Query(query string, args ...storage.Value) (*storage.Rows, error) {
-	d.queries++
+// Query is that of storage.DB.
+func (d *Memory) Query(query string, args ...storage.Value) (*storage.Rows, error) {
+	d.Queries++
 	rows, err := d.conn.QueryContext(context.Background(), query, args...)
 	if err != nil {
 		return nil, err
@@ -66,32 +70,33 @@ func (d *database) Query(query string, args ...storage.Value) (*storage.Rows, er
 	return &storage.Rows{Columns: columns, NextFunc: next, CloseFunc: rows.Close, Changes: func() int64 { return changes }}, nil
 }
 
-func (d *database) exec(query string, args ...any) {
-	d.t.Helper()
+// Exec runs one statement that must succeed.
+func (d *Memory) Exec(query string, args ...any) {
+	d.T.Helper()
 	if _, err := d.conn.ExecContext(context.Background(), query, args...); err != nil {
-		d.t.Fatalf("%s: %v", query, err)
+		d.T.Fatalf("%s: %v", query, err)
 	}
 }
 
-// commit ends a turn and begins the next.
-func (d *database) commit() { d.t.Helper(); d.exec("COMMIT"); d.exec("BEGIN") }
+// Commit ends a turn and begins the next.
+func (d *Memory) Commit() { d.T.Helper(); d.Exec("COMMIT"); d.Exec("BEGIN") }
 
-// crash loses what the turn wrote.
-func (d *database) crash() { d.t.Helper(); d.exec("ROLLBACK"); d.exec("BEGIN") }
+// Crash loses what the turn wrote.
+func (d *Memory) Crash() { d.T.Helper(); d.Exec("ROLLBACK"); d.Exec("BEGIN") }
 
-// strings reads one column.
-func (d *database) strings(query string, args ...any) []string {
-	d.t.Helper()
+// Strings reads one column.
+func (d *Memory) Strings(query string, args ...any) []string {
+	d.T.Helper()
 	rows, err := d.conn.QueryContext(context.Background(), query, args...)
 	if err != nil {
-		d.t.Fatalf("%s: %v", query, err)
+		d.T.Fatalf("%s: %v", query, err)
 	}
 	defer rows.Close()
 	var all []string
 	for rows.Next() {
 		var s sql.NullString
 		if err := rows.Scan(&s); err != nil {
-			d.t.Fatal(err)
+			d.T.Fatal(err)
 		}
 		if !s.Valid {
 			s.String = "NULL"
