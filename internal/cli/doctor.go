@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"agentd/internal/governor"
 	"agentd/pkg/agent"
 	"agentd/pkg/client"
 )
@@ -114,12 +115,11 @@ func checkKernel() finding {
 }
 
 func checkMemory() finding {
-	f := finding{Check: "memory", Verdict: verdictOK}
-	limit := memoryLimit()
-	f.Fact = size(int64(limit)) + " for this process (machine or cgroup)"
+	limit := governor.MachineMemory()
+	f := finding{Check: "memory", Verdict: verdictOK, Fact: size(int64(limit)) + " for this process (machine or cgroup)"}
 	switch {
-	case limit == 0:
-		f.Verdict, f.Fact, f.Todo = verdictWarn, "not known on this system", "set --memory to a size, such as 2GiB"
+	case runtime.GOOS != "linux":
+		f.Verdict, f.Fact, f.Todo = verdictWarn, "not known on this system; "+size(int64(limit))+" are assumed", "set --memory to a size, such as 2GiB"
 	case limit < littleMemory:
 		f.Verdict, f.Todo = verdictWarn, fmt.Sprintf("little; give it %s or more", size(littleMemory))
 	}

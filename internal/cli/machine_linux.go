@@ -2,76 +2,9 @@ package cli
 
 import (
 	"fmt"
-	"os"
-	"path"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
-
-// memoryLimit is the memory of the machine in bytes, or of the tightest cgroup
-// around this process if that is less; 0 if neither can be read.
-func memoryLimit() uint64 {
-	total := machineMemory()
-	if limit := cgroupMemory(); limit > 0 && (total == 0 || limit < total) {
-		return limit
-	}
-	return total
-}
-
-func machineMemory() uint64 {
-	var info unix.Sysinfo_t
-	if unix.Sysinfo(&info) != nil {
-		return 0
-	}
-	return uint64(info.Totalram) * uint64(info.Unit)
-}
-
-// cgroupMemory is the smallest limit on the way from this process's group to the
-// root; 0 if there is none.
-func cgroupMemory() uint64 {
-	text, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return 0
-	}
-	var least uint64
-	for line := range strings.Lines(string(text)) {
-		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		if len(parts) != 3 {
-			continue
-		}
-		root, file := "/sys/fs/cgroup", "memory.max"
-		if parts[1] == "memory" {
-			root, file = "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
-		} else if parts[1] != "" {
-			continue
-		}
-		for dir := path.Clean("/" + parts[2]); ; dir = path.Dir(dir) {
-			if limit := readLimit(path.Join(root, dir, file)); limit > 0 && (least == 0 || limit < least) {
-				least = limit
-			}
-			if dir == "/" {
-				break
-			}
-		}
-	}
-	return least
-}
-
-// readLimit is the number in a cgroup file. Version 1 writes an absurd number for
-// "none", version 2 the word max.
-func readLimit(file string) uint64 {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return 0
-	}
-	limit, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
-	if err != nil || limit >= 1<<60 {
-		return 0
-	}
-	return limit
-}
 
 // kernel is the system's name and release.
 func kernel() string {

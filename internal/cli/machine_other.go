@@ -9,9 +9,6 @@ import (
 
 var errUnknownSystem = errors.New("not known on " + runtime.GOOS)
 
-// memoryLimit is the memory of the machine in bytes; 0 means not known.
-func memoryLimit() uint64 { return 0 }
-
 // kernel is the system's name.
 func kernel() string { return runtime.GOOS }
 

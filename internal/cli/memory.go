@@ -1,11 +1,12 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"strconv"
 	"strings"
+
+	"agentd/internal/governor"
 )
 
 // memorySize is an amount of memory as the user writes it: a share of what the
@@ -57,21 +58,10 @@ func (m *memorySize) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// defaultMemoryPercent is the share that --memory has by default.
-const defaultMemoryPercent = 70
-
-// bytes is the amount on this machine; 0 leaves it to the node, which guesses. It
-// fails when another share is asked of a machine that does not say what it has.
-func (m memorySize) bytes() (uint64, error) {
+// bytes is the amount on this machine, or within the cgroup around this process.
+func (m memorySize) bytes() uint64 {
 	if m.percent == 0 {
-		return m.amount, nil
+		return m.amount
 	}
-	have := memoryLimit()
-	if have == 0 && m.percent == defaultMemoryPercent {
-		return 0, nil
-	}
-	if have == 0 {
-		return 0, errors.New("this system does not tell how much memory there is: write a size, such as 2GiB")
-	}
-	return uint64(float64(have) / 100 * m.percent), nil
+	return uint64(float64(governor.MachineMemory()) / 100 * m.percent)
 }

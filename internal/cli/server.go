@@ -36,10 +36,6 @@ type server struct {
 
 // config is what the flags say, checked.
 func (c *server) config(s *session, data string) (node.Config, error) {
-	memory, err := c.Memory.bytes()
-	if err != nil {
-		return node.Config{}, &usageError{msg: "--memory: " + err.Error()}
-	}
 	log, err := s.logger(c.LogLevel, c.LogFormat)
 	if err != nil {
 		return node.Config{}, err
@@ -51,7 +47,7 @@ func (c *server) config(s *session, data string) (node.Config, error) {
 		}
 	}
 	cfg := node.Config{
-		DataDir: s.path(data), GRPCAddr: c.Listen, HTTPAddr: c.HTTP, Name: c.Node, Memory: memory,
+		DataDir: s.path(data), GRPCAddr: c.Listen, HTTPAddr: c.HTTP, Name: c.Node, Memory: c.Memory.bytes(),
 		TurnBudget: c.TurnBudget, Idle: c.Idle, MaxLive: c.MaxLive, Insecure: c.Insecure,
 		Log: log, Version: s.Version,
 	}

@@ -180,26 +180,38 @@ func (h *Host) makeRoomLocked(id agent.ID) (room <-chan struct{}, err error) {
 // EvictIdle asks up to n idle instances to hibernate, the least recently used
 // first, and says how many it asked. It does not wait for them.
 func (h *Host) EvictIdle(n int) int {
-	return h.evictWhere(n, func(agent.ID) bool { return true })
+	return len(h.evictWhere(n, func(agent.ID) bool { return true }))
 }
 
 // EvictClass asks the idle instances of a class to hibernate, so that they start
-// with its newest code, and says how many it asked. It does not wait for them.
-func (h *Host) EvictClass(namespace, class string) int {
-	return h.evictWhere(math.MaxInt, func(id agent.ID) bool { return id.Namespace == namespace && id.Class == class })
-}
-
-func (h *Host) evictWhere(n int, match func(agent.ID) bool) int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	asked := 0
-	for a := h.roster.oldest; a != nil && asked < n; a = a.newer {
-		if match(a.id) && a.inbox.evict() != nil {
-			h.evicting.Add(1)
-			asked++
+// with its newest code, says how many it asked, and waits until they have or found
+// something to do: an event that comes after it meets none of them. The end of ctx
+// ends the wait.
+func (h *Host) EvictClass(ctx context.Context, namespace, class string) int {
+	rooms := h.evictWhere(math.MaxInt, func(id agent.ID) bool { return id.Namespace == namespace && id.Class == class })
+	for _, room := range rooms {
+		select {
+		case <-room:
+		case <-ctx.Done():
+			return len(rooms)
 		}
 	}
-	return asked
+	return len(rooms)
+}
+
+func (h *Host) evictWhere(n int, match func(agent.ID) bool) (rooms []<-chan struct{}) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for a := h.roster.oldest; a != nil && len(rooms) < n; a = a.newer {
+		if !match(a.id) {
+			continue
+		}
+		if room := a.inbox.evict(); room != nil {
+			h.evicting.Add(1)
+			rooms = append(rooms, room)
+		}
+	}
+	return rooms
 }
 
 // Live is the number of agents in memory, those that start or leave included.

@@ -40,7 +40,7 @@ func Load(ctx context.Context, bundle placement.Bundle, opts LoadOptions) (*Modu
 		return nil, nil, compileError(opts.File, err)
 	}
 	m := &Module{file: opts.File, program: program}
-	found, err := m.trial(ctx, opts)
+	found, err := m.trial(ctx, bundle, opts)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -98,7 +98,7 @@ func (trialLoop) AfterFunc(time.Duration, func()) (stop func() bool) {
 func (l trialLoop) Now() time.Time { return l.now() }
 
 // trial runs the module's top level and lists its classes.
-func (m *Module) trial(ctx context.Context, opts LoadOptions) ([]export, error) {
+func (m *Module) trial(ctx context.Context, bundle placement.Bundle, opts LoadOptions) ([]export, error) {
 	in := &instance{module: m, cfg: Config{Env: opts.Env, Bindings: opts.Bindings, Limits: opts.Limits}}
 	// Loading is an edge: the wall clock that the top level sees is the machine's.
 	iso, err := sandbox.New(sandbox.Config{Scheduler: trialLoop{time.Now}, Limits: opts.Limits})
@@ -114,11 +114,11 @@ func (m *Module) trial(ctx context.Context, opts LoadOptions) ([]export, error) 
 	defer stop()
 	exports, err := in.evaluate()
 	if err != nil {
-		return nil, in.loadError(err)
+		return nil, in.loadError(err, bundle)
 	}
 	found, err := in.exported(exports)
 	if err != nil {
-		return nil, in.loadError(err)
+		return nil, in.loadError(err, bundle)
 	}
 	return found, nil
 }
@@ -229,8 +229,8 @@ func compileError(file string, err error) error {
 	return out
 }
 
-// loadError describes what the top level threw, with the author's stack.
-func (in *instance) loadError(err error) error {
+// loadError describes what the top level threw, with the author's stack and line.
+func (in *instance) loadError(err error, bundle placement.Bundle) error {
 	var known *agent.Error
 	if errors.As(err, &known) && (known.Kind == agent.Compile || known.Kind == agent.Canceled || known.Kind == agent.Deadline) && known.Name == "" {
 		return known
@@ -239,6 +239,9 @@ func (in *instance) loadError(err error) error {
 	msg := fmt.Sprintf("%s does not load: %s", in.module.file, e.Error())
 	if e.Stack != "" {
 		msg += "\n    " + firstLine(e.Stack)
+		if line := sandbox.LineAt(e.Stack, bundle.Code, bundle.SourceMap); line != "" {
+			msg += "\n    " + strings.TrimSpace(line)
+		}
 	}
 	return &agent.Error{Op: "load bundle", Kind: agent.Compile, Name: e.Name, Msg: msg, Stack: e.Stack}
 }

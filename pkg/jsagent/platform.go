@@ -8,6 +8,8 @@ import (
 	"io"
 	"math"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/dop251/goja"
 
@@ -137,8 +139,7 @@ func (in *instance) platformStateSet(args json.RawMessage) (any, error) {
 	return nil, err
 }
 
-// tableAnswer is a statement's rows. Integers that a JavaScript number cannot hold
-// are strings; a blob is {"$base64": "…"}.
+// tableAnswer is a statement's rows; see column.
 type tableAnswer struct {
 	Columns   []string `json:"columns"`
 	Rows      [][]any  `json:"rows"`
@@ -208,19 +209,22 @@ func readTable(rows *storage.Rows, maxRows int) (tableAnswer, error) {
 	return out, rows.Close()
 }
 
-// column is a column's JSON form.
+// column is a column's JSON form, from which its type can be told: an INTEGER is a
+// number with all its digits, a REAL has a point or an exponent, a blob is
+// {"$base64": "…"}. Only the infinite REALs, which JSON lacks, become text.
 func column(v storage.Value) any {
 	switch v := v.(type) {
 	case []byte:
 		return map[string]string{"$base64": base64.StdEncoding.EncodeToString(v)}
-	case int64:
-		if v > maxExact || v < -maxExact {
-			return fmt.Sprint(v)
-		}
 	case float64:
 		if math.IsInf(v, 0) || math.IsNaN(v) {
-			return fmt.Sprint(v)
+			return strconv.FormatFloat(v, 'g', -1, 64)
 		}
+		text := strconv.FormatFloat(v, 'g', -1, 64)
+		if !strings.ContainsAny(text, ".e") {
+			text += ".0"
+		}
+		return json.RawMessage(text)
 	}
 	return v
 }

@@ -30,7 +30,8 @@ func TestPlatform(t *testing.T) {
 			{"P", agent.MethodKVDelete, `{"keys":["a","a","nope"]}`, `{"deleted":1}`},
 			{"P", agent.MethodSQLQuery, `{"query":"CREATE TABLE t (a, b)"}`, `{"columns":[],"rows":[],"truncated":false}`},
 			{"P", agent.MethodSQLQuery, `{"query":"INSERT INTO t VALUES (?, ?)","args":[{"$base64":"AQI="},9007199254740993]}`, `{"columns":[],"rows":[],"truncated":false}`},
-			{"P", agent.MethodSQLQuery, `{"query":"SELECT a, b, 1.5 AS c, 'x' AS d, NULL AS e FROM t"}`, `{"columns":["a","b","c","d","e"],"rows":[[{"$base64":"AQI="},"9007199254740993",1.5,"x",null]],"truncated":false}`},
+			{"P", agent.MethodSQLQuery, `{"query":"SELECT a, b, 1.5 AS c, 'x' AS d, NULL AS e FROM t"}`, `{"columns":["a","b","c","d","e"],"rows":[[{"$base64":"AQI="},9007199254740993,1.5,"x",null]],"truncated":false}`},
+			{"P", agent.MethodSQLQuery, `{"query":"SELECT typeof(?1) AS a, ?1 AS b, typeof(?2) AS c, ?2 AS d, -?3 AS e","args":[2.0,-9223372036854775808,1e300]}`, `{"columns":["a","b","c","d","e"],"rows":[["real",2.0,"integer",-9223372036854775808,-1e+300]],"truncated":false}`},
 			{"P", agent.MethodSQLQuery, `{"query":"SELECT 1 AS n UNION SELECT 2 UNION SELECT 3","maxRows":2}`, `{"columns":["n"],"rows":[[1],[2]],"truncated":true}`},
 			{"P", methodStart, `{}`, `null`},
 		} {

@@ -11,6 +11,8 @@ import (
 const scheduleSource = `
 exports.S = class S extends Agent {
   done(payload, row) { this.add(["done", payload, row.callback, typeof row.payload]); }
+  get trap() { throw new Error("trapped"); }
+  sqlOf(text) { this.ctx.storage.sql.exec(text); }
   async failing() { this.add(["failing"]); throw new Error("never works"); }
   async cancelling(id) { await this.cancelSchedule(id); }
   add(x) { this.sql` + "`CREATE TABLE IF NOT EXISTS log (at INTEGER, x TEXT)`; this.sql`INSERT INTO log VALUES (${Date.now()}, ${JSON.stringify(x)})`" + `; }
@@ -71,6 +73,36 @@ func TestSchedule_FailureIsRetriedAndConsumed(t *testing.T) {
 		w.wakeDue(time.Minute)
 		w.expect(`[["failing"],["failing"],["onError","never works"],["done","next","done","string"]]`, "S", "read")
 		w.expect(`[]`, "S", "list")
+	})
+}
+
+// What stands in a row is run with what can be made of it, and never in the way of
+// the rows after it.
+func TestSchedule_PoisonedRowDoesNotStopTheNext(t *testing.T) {
+	for name, poison := range map[string]string{
+		"attempts below one":    `UPDATE cf_agents_schedules SET retry_options = '{"maxAttempts":0}' WHERE payload = '"poisoned"'`,
+		"delays contradict":     `UPDATE cf_agents_schedules SET retry_options = '{"maxAttempts":1,"baseDelayMs":9000,"maxDelayMs":1}' WHERE payload = '"poisoned"'`,
+		"options are no object": `UPDATE cf_agents_schedules SET retry_options = '[1' WHERE payload = '"poisoned"'`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, scheduleSource, func(w *world) {
+				w.call("S", "in", 1, "done", "poisoned", map[string]any{"retry": map[string]any{"maxAttempts": 2}})
+				w.call("S", "in", 2, "done", "good")
+				w.call("S", "sqlOf", poison)
+				w.wakeDue(time.Minute)
+				w.expect(`[["done","poisoned","done","string"],["done","good","done","string"]]`, "S", "read")
+				w.expect(`[]`, "S", "list")
+			})
+		})
+	}
+	t.Run("callback became a getter that throws", func(t *testing.T) {
+		inWorld(t, scheduleSource, func(w *world) {
+			w.call("S", "in", 1, "done", "poisoned")
+			w.call("S", "in", 2, "done", "good")
+			w.call("S", "sqlOf", `UPDATE cf_agents_schedules SET callback = 'trap' WHERE payload = '"poisoned"'`)
+			w.wakeDue(time.Minute)
+			w.expect(`[["onError","trapped"],["done","good","done","string"]]`, "S", "read")
+		})
 	})
 }
 

@@ -23,6 +23,7 @@ type schedules struct {
 var scheduleFuncs = map[string]hostFunc{
 	"backoff":         (*instance).hostBackoff,
 	"retryPolicy":     (*instance).hostRetryPolicy,
+	"storedPolicy":    (*instance).hostStoredPolicy,
 	"scheduleAdd":     (*instance).hostScheduleAdd,
 	"scheduleGet":     (*instance).hostScheduleGet,
 	"scheduleList":    (*instance).hostScheduleList,
@@ -51,22 +52,25 @@ func milliseconds(v goja.Value) time.Duration {
 // hostRetryPolicy checks retry options against defaults and fills what they leave
 // open.
 func (in *instance) hostRetryPolicy(call goja.FunctionCall) goja.Value {
-	p, err := in.policy(call.Argument(0), in.defaultPolicy(call.Argument(1)))
-	if err != nil {
-		in.throw(err)
-	}
-	return in.plain(map[string]any{"maxAttempts": p.MaxAttempts,
-		"baseDelayMs": float64(p.BaseDelay) / 1e6, "maxDelayMs": float64(p.MaxDelay) / 1e6})
-}
-
-func (in *instance) policy(v goja.Value, defaults schedule.Policy) (schedule.Policy, error) {
-	r := in.readRetry(v)
+	r, defaults := in.readRetry(call.Argument(0)), in.defaultPolicy(call.Argument(1))
 	if r != nil {
 		if err := r.Validate(defaults); err != nil {
-			return defaults, err
+			in.throw(err)
 		}
 	}
-	return r.Resolve(defaults), nil
+	return in.policyValue(r.Resolve(defaults))
+}
+
+// hostStoredPolicy is hostRetryPolicy for options that a row holds. They were
+// checked when they were stored; the class's defaults may have changed since, or
+// the agent's own SQL the row, and a schedule is run all the same.
+func (in *instance) hostStoredPolicy(call goja.FunctionCall) goja.Value {
+	return in.policyValue(in.readRetry(call.Argument(0)).Resolve(in.defaultPolicy(call.Argument(1))))
+}
+
+func (in *instance) policyValue(p schedule.Policy) goja.Value {
+	return in.plain(map[string]any{"maxAttempts": p.MaxAttempts,
+		"baseDelayMs": float64(p.BaseDelay) / 1e6, "maxDelayMs": float64(p.MaxDelay) / 1e6})
 }
 
 // defaultPolicy is the class's options; bad ones are the SDK's.

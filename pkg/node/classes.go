@@ -24,8 +24,9 @@ type classes struct {
 	fetch func(*http.Request) (*http.Response, error)
 	now   func() time.Time
 
-	// deployed is called after a change, with the names of the classes that moved.
-	deployed func(namespace string, names []string)
+	// deployed is called after a change, with the names of the classes that moved; the
+	// answer to whoever made the change waits for it.
+	deployed func(ctx context.Context, namespace string, names []string)
 
 	mu struct {
 		sync.Mutex
@@ -119,7 +120,7 @@ func (c *classes) Deploy(ctx context.Context, namespace string, bundle placement
 		return nil, err
 	}
 	c.keep(bundle.Hash(), module)
-	c.announce(namespace, made)
+	c.announce(ctx, namespace, made)
 	return made, nil
 }
 
@@ -129,7 +130,7 @@ func (c *classes) Rollback(ctx context.Context, namespace, class string, version
 	if err != nil {
 		return placement.ClassVersion{}, err
 	}
-	c.announce(namespace, made)
+	c.announce(ctx, namespace, made)
 	return made[0], nil
 }
 
@@ -161,7 +162,7 @@ func (c *classes) keep(hash string, module *jsagent.Module) {
 	}
 }
 
-func (c *classes) announce(namespace string, made []placement.ClassVersion) {
+func (c *classes) announce(ctx context.Context, namespace string, made []placement.ClassVersion) {
 	if c.deployed == nil {
 		return
 	}
@@ -169,5 +170,5 @@ func (c *classes) announce(namespace string, made []placement.ClassVersion) {
 	for _, v := range made {
 		names = append(names, v.Class)
 	}
-	c.deployed(namespace, names)
+	c.deployed(ctx, namespace, names)
 }

@@ -5,8 +5,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"agentd/internal/governor"
@@ -66,7 +64,7 @@ func (c *Config) Validate() error {
 		c.Name = name
 	}
 	if c.Memory == 0 {
-		c.Memory = machineMemory() / 100 * memoryShare
+		c.Memory = governor.MachineMemory() / 100 * memoryShare
 	}
 	switch {
 	case c.Memory < minMemory:
@@ -108,42 +106,4 @@ func checkLoopback(addr string) error {
 	}
 	return &agent.Error{Op: "configure node", Kind: agent.Denied, Msg: fmt.Sprintf(
 		"%s can be reached from other machines, and this version neither encrypts nor authenticates: listen on 127.0.0.1, or say --insecure if the network is trusted", addr)}
-}
-
-// machineMemory is what the machine has, or less if a cgroup says so; 0 if neither
-// can be read.
-func machineMemory() uint64 {
-	total := meminfoTotal()
-	for _, file := range []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"} {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			continue
-		}
-		limit, err := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64)
-		if err == nil && limit > 0 && (total == 0 || limit < total) {
-			total = limit
-		}
-	}
-	if total == 0 {
-		return 4 << 30 // not Linux: a careful guess
-	}
-	return total
-}
-
-func meminfoTotal() uint64 {
-	data, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(data)) {
-		fields := strings.Fields(line)
-		if len(fields) >= 2 && fields[0] == "MemTotal:" {
-			kib, err := strconv.ParseUint(fields[1], 10, 64)
-			if err != nil {
-				return 0
-			}
-			return kib << 10
-		}
-	}
-	return 0
 }

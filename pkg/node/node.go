@@ -105,9 +105,9 @@ func (n *Node) startAgents(table *placement.Local) {
 	n.metrics.watch(n.host, n.store.Catalog())
 	n.router = route.New(n.cfg.Name, table, n.host, n.store.Catalog())
 	n.governor.Start()
-	n.classes.deployed = func(namespace string, names []string) {
+	n.classes.deployed = func(ctx context.Context, namespace string, names []string) {
 		for _, name := range names {
-			n.host.EvictClass(namespace, name)
+			n.host.EvictClass(ctx, namespace, name)
 		}
 	}
 }

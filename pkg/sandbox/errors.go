@@ -3,9 +3,11 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/dop251/goja"
+	"github.com/go-sourcemap/sourcemap"
 
 	"agentd/pkg/agent"
 )
@@ -217,6 +219,30 @@ func stackText(frames []goja.StackFrame) string {
 		}
 	}
 	return b.String()
+}
+
+// LineAt is the author's line that the first frame of a stack names, cut like
+// SourceError.SourceLine; empty when source and map do not have it. For errors only:
+// it parses the map.
+func LineAt(stack string, source, sourceMap []byte) string {
+	frame, _, _ := strings.Cut(stack, "\n")
+	frame = strings.TrimSuffix(frame[strings.LastIndexAny(frame, " (")+1:], ")")
+	at := strings.Split(frame, ":")
+	if len(at) < 3 {
+		return ""
+	}
+	line, err := strconv.Atoi(at[len(at)-2])
+	if err != nil {
+		return ""
+	}
+	if len(sourceMap) == 0 {
+		return lineOf(string(source), line)
+	}
+	mapping, err := sourcemap.Parse("", sourceMap)
+	if err != nil {
+		return ""
+	}
+	return lineOf(mapping.SourceContent(strings.Join(at[:len(at)-2], ":")), line)
 }
 
 // cleanStack reads goja's stack text ("\tat f (file:1:2(34))") and drops native and

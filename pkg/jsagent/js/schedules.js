@@ -60,14 +60,14 @@ async function runSchedule(agent, due, defaults) {
     host.event("schedule:error", { scheduleId: due.id, callback: due.callback, attempts: 0, error: "the stored payload is not JSON" });
     return;
   }
-  if (typeof agent[due.callback] !== "function") {
-    console.error(`schedule ${due.id}: this.${due.callback} is not a function; the schedule is removed`);
-    return;
-  }
-  const o = host.retryPolicy(due.retry, defaults);
   let attempts = 1;
   try {
-    await tryN(o, () => agent[due.callback](due.payload, due.row), undefined, (e, next) => {
+    // A getter of the class may throw, as may the host: no row may stop those after it.
+    if (typeof agent[due.callback] !== "function") {
+      console.error(`schedule ${due.id}: this.${due.callback} is not a function; the schedule is removed`);
+      return;
+    }
+    await tryN(host.storedPolicy(due.retry, defaults), () => agent[due.callback](due.payload, due.row), undefined, (e, next) => {
       attempts = next;
       host.event("schedule:retry", { scheduleId: due.id, callback: due.callback, attempt: next, error: String(e) });
     });

@@ -25,7 +25,7 @@ class StreamingResponse {
   constructor(connection, id) { this.#connection = connection; this.#id = id; }
   // Also when the reader has gone, so that a loop over it ends.
   get isClosed() {
-    if (!this.#closed && this.#connection.gone()) this.#closed = true;
+    if (!this.#closed && this.#connection.gone?.()) this.#closed = true;
     return this.#closed;
   }
   #write(frame) { this.#connection.send(JSON.stringify(frame)); }
@@ -64,11 +64,6 @@ function messageTypes() {
   return types;
 }
 
-function camelCaseToKebabCase(text) {
-  if (text === text.toUpperCase() && text !== text.toLowerCase()) return text.toLowerCase().replace(/_/g, "-");
-  return text.replace(/[A-Z]/g, (c) => "-" + c.toLowerCase()).replace(/^-/, "").replace(/_/g, "-").replace(/-$/, "");
-}
-
 async function getAgentByName(namespace, name, options) {
   if (options?.props !== undefined) throw new Error("getAgentByName() with props is not available in agentd yet");
   const stub = namespace.getByName(name);
@@ -81,7 +76,7 @@ return {
   isStreaming(method) { return callableMetadata.get(method)?.streaming === true; },
   respond(send, gone) { return new StreamingResponse({ send, gone }, ""); },
   exports: {
-    SqlError, StreamingResponse, callable, unstable_callable: callable, camelCaseToKebabCase, getAgentByName,
+    SqlError, StreamingResponse, callable, unstable_callable: callable, getAgentByName,
     DEFAULT_AGENT_STATIC_OPTIONS: glue.defaults,
     get MessageType() { return messageTypes(); },
     getCurrentAgent() { return { agent: host.currentAgent(), connection: undefined, request: undefined, email: undefined }; },

@@ -72,7 +72,8 @@ func newCatalog(file *catalogFile, c Config, fail func(error)) (*catalog, error)
 	if err != nil {
 		return nil, err
 	}
-	if cat.wal, err = os.Open(file.path + "-wal"); err != nil {
+	// SQLite makes its log with the first write; the folder is synced before that.
+	if cat.wal, err = os.OpenFile(file.path+"-wal", os.O_RDONLY|os.O_CREATE, 0o600); err != nil {
 		return nil, folderError(file.path, err)
 	}
 	go cat.write()
@@ -311,15 +312,15 @@ func (c *catalog) awaitMark(l *life) error {
 	return l.err
 }
 
-// committed notes a commit of a live agent.
-func (c *catalog) committed(l *life, m meta) {
+// committed notes a commit of a live agent, whose database has size bytes now.
+func (c *catalog) committed(l *life, m meta, size int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if l.entry.Seq == 0 {
 		c.count++
 		l.entry.CreatedAt = m.createdAt
 	}
-	l.entry.Seq, l.entry.Wake = m.seq, m.wake
+	l.entry.Seq, l.entry.Wake, l.entry.SizeBytes = m.seq, m.wake, size
 	if at := m.wake.At; !at.IsZero() && (c.next.IsZero() || at.Before(c.next)) {
 		signal(c.changed)
 	}

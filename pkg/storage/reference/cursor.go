@@ -34,6 +34,21 @@ func (db *database) rowsLocked(c *cursor, row bool) *storage.Rows {
 	return rows
 }
 
+// stepLocked takes the result of a step of the statement and notes what it did to
+// the transaction. A change of the schema has no rows to count; one that found
+// nothing to do (CREATE … IF NOT EXISTS) has not taken the write lock.
+func (c *cursor) stepLocked(row bool, err error) (bool, error) {
+	db := c.db
+	if err = db.steppedLocked("query", err); err != nil {
+		return false, err
+	}
+	if c.stmt.DDL && !c.stmt.ReadOnly && db.conn.Load().Txn() == sqlite.TxnWrite {
+		db.turn.changed = true
+		db.statements.clear() // names of columns may have changed
+	}
+	return row, nil
+}
+
 func (c *cursor) next(dst []storage.Value) error {
 	c.db.mu.Lock()
 	defer c.db.mu.Unlock()
@@ -44,8 +59,8 @@ func (c *cursor) next(dst []storage.Value) error {
 		return io.EOF
 	}
 	if !c.fresh {
-		row, err := c.stmt.Next()
-		if err = c.db.steppedLocked("query", err); err != nil {
+		row, err := c.stepLocked(c.stmt.Next())
+		if err != nil {
 			c.endLocked(err)
 			return err
 		}
@@ -72,8 +87,7 @@ func (c *cursor) finishLocked() error {
 	}
 	var err error
 	for row := !c.stmt.ReadOnly; row && err == nil; {
-		row, err = c.stmt.Next()
-		err = c.db.steppedLocked("query", err)
+		row, err = c.stepLocked(c.stmt.Next())
 	}
 	c.endLocked(err)
 	return err

@@ -29,6 +29,7 @@ type database struct {
 	mu         sync.Mutex
 	meta       meta
 	last       *storage.Ticket // of the newest commit of this life
+	marked     bool            // the catalog was asked for the note of this life
 	statements statements
 	cursors    []*cursor // with rows to read
 	turn       turn
@@ -63,7 +64,7 @@ func (db *database) query(mode sqlite.Mode, query string, args []storage.Value) 
 		return nil, db.refuse(agent.SQL, "%d arguments were given; at most %d are allowed", len(args), storage.MaxParameters)
 	}
 	if mode != sqlite.Read && db.conn.Load() == nil {
-		db.store.catalog.mark(db.life) // it will be needed soon, and takes as long as making the file
+		db.markLocked() // it will be needed soon, and takes as long as making the file
 	}
 	conn, err := db.connectLocked()
 	if err != nil {
@@ -114,8 +115,8 @@ func (db *database) scriptLocked(conn *sqlite.Conn, key statementKey, args []sto
 		}
 		rows.Columns = nil
 		for c.stmt != nil { // to the end: a SELECT may fail at any row
-			row, err := c.stmt.Next()
-			if err = db.steppedLocked("query", err); err != nil || !row {
+			row, err := c.stepLocked(c.stmt.Next())
+			if err != nil || !row {
 				c.endLocked(err)
 			}
 			if err != nil {
@@ -156,17 +157,12 @@ func (db *database) runLastLocked(c *cursor, args []storage.Value) (*storage.Row
 			return nil, err
 		}
 	}
-	row, err := stmt.Run(args)
-	if err = db.steppedLocked("query", err); err != nil {
+	row, err := c.stepLocked(stmt.Run(args))
+	if err != nil {
 		c.endLocked(err)
 		return nil, err
 	}
-	rows := db.rowsLocked(c, row)
-	if stmt.DDL && !stmt.ReadOnly {
-		db.turn.changed = true
-		db.statements.clear() // names of columns may have changed
-	}
-	return rows, nil
+	return db.rowsLocked(c, row), nil
 }
 
 func (db *database) Wake() storage.Wake {
