@@ -222,10 +222,7 @@ func compileError(file string, err error) error {
 		out.Msg, out.Err = file+" does not compile", err
 		return out
 	}
-	out.Name, out.Msg = "SyntaxError", source.Error()
-	if source.SourceLine != "" {
-		out.Msg += "\n    " + source.SourceLine
-	}
+	out.Name, out.Err = "SyntaxError", source
 	return out
 }
 

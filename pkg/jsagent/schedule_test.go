@@ -13,6 +13,12 @@ exports.S = class S extends Agent {
   done(payload, row) { this.add(["done", payload, row.callback, typeof row.payload]); }
   get trap() { throw new Error("trapped"); }
   sqlOf(text) { this.ctx.storage.sql.exec(text); }
+  async stubborn() {
+    const tries = this.read().filter((x) => x === "try").length;
+    this.add("try");
+    if (tries < 2) throw Object.assign(new Error("not yet"), { retryable: true });
+    this.add("worked");
+  }
   async failing() { this.add(["failing"]); throw new Error("never works"); }
   async cancelling(id) { await this.cancelSchedule(id); }
   add(x) { this.sql` + "`CREATE TABLE IF NOT EXISTS log (at INTEGER, x TEXT)`; this.sql`INSERT INTO log VALUES (${Date.now()}, ${JSON.stringify(x)})`" + `; }
@@ -103,6 +109,19 @@ func TestSchedule_PoisonedRowDoesNotStopTheNext(t *testing.T) {
 			w.wakeDue(time.Minute)
 			w.expect(`[["onError","trapped"],["done","good","done","string"]]`, "S", "read")
 		})
+	})
+}
+
+// A callback that asks to be tried again keeps its row and holds up nobody.
+func TestSchedule_RetryableStaysAndLetsOthersPass(t *testing.T) {
+	inWorld(t, scheduleSource, func(w *world) {
+		w.call("S", "add", "start")
+		w.call("S", "in", 1, "stubborn", nil, map[string]any{"retry": map[string]any{"maxAttempts": 1}})
+		w.call("S", "in", 1, "done", "good")
+		time.Sleep(3 * time.Second)
+		w.wakeDue(time.Minute)
+		w.expect(`["start","try",["done","good","done","string"],"try","try","worked"]`, "S", "read")
+		w.expect(`[]`, "S", "list")
 	})
 }
 

@@ -31,7 +31,11 @@ type SourceError struct {
 }
 
 func (e *SourceError) Error() string {
-	return fmt.Sprintf("%s:%d:%d: %s", e.File, e.Line, e.Column, e.Text)
+	at := fmt.Sprintf("%s:%d:%d: %s", e.File, e.Line, e.Column, e.Text)
+	if e.SourceLine == "" {
+		return at
+	}
+	return at + "\n    " + e.SourceLine
 }
 
 // Compile parses a script. sourceMap is JSON (version 3) or empty. The error is a

@@ -47,12 +47,19 @@ function addSchedule(agent, when, callback, payload, options) {
 
 async function runSchedules(agent) {
   const defaults = glue.optionsOf(agent).retry;
+  let kept; // the first error that asks for another try: its row stays, the others go on
   for (const due of host.scheduleDue()) {
     if (host.ending()) return;
     if (!host.schedulePending(due.id)) continue;
-    await runSchedule(agent, due, defaults);
+    try {
+      await runSchedule(agent, due, defaults);
+    } catch (e) {
+      kept ??= { error: e };
+      continue;
+    }
     host.scheduleDone(due.id);
   }
+  if (kept) throw kept.error; // the platform wakes the agent again
 }
 
 async function runSchedule(agent, due, defaults) {
