@@ -30,7 +30,7 @@ const (
 	idleAfter      = time.Second            // without a running turn, then the watcher sleeps
 	betweenVictims = 250 * time.Millisecond // a stopped turn gets this long to give memory back
 	pressureEvery  = time.Second
-	giveEvery      = time.Second
+	giveAfter      = 250 * time.Millisecond
 )
 
 // Config is fixed at New. The zero value of a field means its default.
@@ -63,8 +63,8 @@ type Governor struct {
 	procs        int
 	lastVictim   time.Time
 	lastPressure time.Time
-	owed         bool // a turn was stopped; give its memory back to the system
-	lastGiven    time.Time
+	owed         bool      // a turn was stopped; give its memory back to the system
+	lastStopped  time.Time // when a stopped turn was last seen running
 	heap         heapMeter
 }
 
@@ -246,7 +246,7 @@ func (g *Governor) demoteLocked(t *Turn) {
 // stopLocked marks the turn and returns what to do once the lock is released. Only
 // the watcher stops turns.
 func (g *Governor) stopLocked(t *Turn, kind agent.Kind, msg string) func() {
-	t.stopped, g.owed = true, true
+	t.stopped, g.owed, g.lastStopped = true, true, time.Now()
 	interrupt := t.interrupt
 	return func() { interrupt(&agent.Error{Op: "run turn", Kind: kind, Msg: msg}) }
 }

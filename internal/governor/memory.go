@@ -103,21 +103,24 @@ func (g *Governor) pickGrower(used uint64) (*Turn, func()) {
 		used>>20, g.cfg.MemoryLimit>>20))
 }
 
-// giveBack returns memory to the system once stopped turns have ended. A collection
-// of the whole heap is worth it here: what endless code leaves behind may be most
-// of the memory, and nothing else would ask for it back soon.
+// giveBack returns memory to the system once stopped turns have ended and their
+// owners have had time to drop what they held. A collection of the whole heap is
+// worth it here: what endless code leaves behind may be most of the memory, and
+// nothing else would ask for it back soon.
 func (g *Governor) giveBack(now time.Time) {
-	if !g.owed || now.Sub(g.lastGiven) < giveEvery {
+	if !g.owed {
 		return
 	}
 	g.mu.Lock()
 	for t := range g.mu.running {
 		if t.stopped {
-			g.mu.Unlock()
-			return
+			g.lastStopped = now
 		}
 	}
 	g.mu.Unlock()
-	g.owed, g.lastGiven = false, now
+	if now.Sub(g.lastStopped) < giveAfter {
+		return
+	}
+	g.owed = false
 	debug.FreeOSMemory()
 }
