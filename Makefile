@@ -36,8 +36,8 @@ test: ## all short tests, with the race detector
 	$(GO) test -race -short -timeout 10m $(PKGS)
 
 .PHONY: slow
-slow: build ## the long suites: process kills, hostile code, fuzzing for a minute
-	$(GO) test -timeout 30m -run 'Slow' -count=1 $(PKGS)
+slow: ## process kills again and again, then every fuzz target for 15 s
+	$(GO) test -count=5 -timeout 30m ./internal/e2e
 	@for f in $$(grep -rlE '^func Fuzz' --include='*_test.go' pkg internal | xargs -n1 dirname | sort -u); do \
 		for name in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$f/*_test.go | awk '{print $$2}'); do \
 			$(GO) test -run '^$$' -fuzz "^$$name$$" -fuzztime 15s ./$$f; \
