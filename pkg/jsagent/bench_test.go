@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"agentd/pkg/agent"
+	"agentd/pkg/placement"
 )
 
 const benchSource = `
@@ -62,7 +63,8 @@ func BenchmarkActivate(b *testing.B) {
 
 // BenchmarkLiveBytes reports what one live agent with a small class keeps.
 func BenchmarkLiveBytes(b *testing.B) {
-	w := benchWorld(b)
+	w := deployed(b, b.TempDir(), smallBundle)
+	b.Cleanup(w.close)
 	w.call("Bench", "nothing")
 	const agents = 500
 	var before, after runtime.MemStats
@@ -89,3 +91,68 @@ func BenchmarkLoad(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkWake is the first call of an agent that hibernated.
+func BenchmarkWake(b *testing.B) {
+	w := deployed(b, b.TempDir(), smallBundle)
+	b.Cleanup(w.close)
+	const agents = 64
+	for n := range agents {
+		w.call(fmt.Sprintf("Bench/%d", n), "nothing")
+	}
+	b.ReportAllocs()
+	n := 0
+	for b.Loop() {
+		if n%agents == 0 {
+			b.StopTimer()
+			for w.host.Live() > 0 {
+				w.host.EvictIdle(agents)
+				runtime.Gosched()
+			}
+			b.StartTimer()
+		}
+		if _, err := w.try(fmt.Sprintf("Bench/%d", n%agents), "nothing"); err != nil {
+			b.Fatal(err)
+		}
+		n++
+	}
+}
+
+// smallBundle is what `agentd deploy` makes of a class that uses nothing but Agent.
+var smallBundle = placement.Bundle{Code: []byte(`(function (exports, require, module) {
+var __defProp = Object.defineProperty;
+var __getOwnPropDesc = Object.getOwnPropertyDescriptor;
+var __getOwnPropNames = Object.getOwnPropertyNames;
+var __hasOwnProp = Object.prototype.hasOwnProperty;
+var __name = (target, value) => __defProp(target, "name", { value, configurable: true });
+var __export = (target, all) => {
+  for (var name in all)
+    __defProp(target, name, { get: all[name], enumerable: true });
+};
+var __copyProps = (to, from, except, desc) => {
+  if (from && typeof from === "object" || typeof from === "function") {
+    for (let key of __getOwnPropNames(from))
+      if (!__hasOwnProp.call(to, key) && key !== except)
+        __defProp(to, key, { get: () => from[key], enumerable: !(desc = __getOwnPropDesc(from, key)) || desc.enumerable });
+  }
+  return to;
+};
+var __toCommonJS = (mod) => __copyProps(__defProp({}, "__esModule", { value: true }), mod);
+
+// agentd:entry
+var agentd_entry_exports = {};
+__export(agentd_entry_exports, {
+  Bench: () => Bench
+});
+module.exports = __toCommonJS(agentd_entry_exports);
+
+// src/bench.ts
+var import_agents = require("agents");
+var _Bench = class _Bench extends import_agents.Agent {
+  onStart() { this.sql` + "`CREATE TABLE IF NOT EXISTS c (id INTEGER PRIMARY KEY, n INTEGER)`" + `; }
+  nothing() {}
+  increment() { this.sql` + "`INSERT INTO c VALUES (1, 1) ON CONFLICT (id) DO UPDATE SET n = n + 1`" + `; }
+};
+__name(_Bench, "Bench");
+var Bench = _Bench;
+})`)}

@@ -124,8 +124,8 @@ func (in *instance) hostMembers(call goja.FunctionCall) goja.Value {
 
 // moduleParts says which part exports a name of a module.
 var moduleParts = map[string]map[string]string{
-	"agents": of("sdk", "SqlError", "StreamingResponse", "callable", "unstable_callable", "camelCaseToKebabCase", "getAgentByName",
-		"DEFAULT_AGENT_STATIC_OPTIONS", "MessageType", "getCurrentAgent"),
+	"agents": join(of("sdk", "SqlError", "StreamingResponse", "callable", "unstable_callable", "getAgentByName",
+		"DEFAULT_AGENT_STATIC_OPTIONS", "MessageType", "getCurrentAgent"), of("entry", "camelCaseToKebabCase")),
 	"cloudflare:workers":   of("entry", "RpcTarget", "WorkerEntrypoint"),
 	"cloudflare:workflows": of("entry", "NonRetryableError"),
 }

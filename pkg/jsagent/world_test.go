@@ -71,7 +71,13 @@ func inWorld(t *testing.T, src string, fn func(w *world)) {
 
 func newWorld(t testing.TB, dir, src string) *world {
 	t.Helper()
-	module, classes, err := Load(t.Context(), wrap(src), LoadOptions{})
+	return deployed(t, dir, wrap(src))
+}
+
+// deployed is newWorld for a bundle that is whole.
+func deployed(t testing.TB, dir string, bundle placement.Bundle) *world {
+	t.Helper()
+	module, classes, err := Load(t.Context(), bundle, LoadOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -104,14 +104,14 @@ func TestCompile_FindsRegularExpressions(t *testing.T) {
 		`const { a = /x/ } = {};`:                                               true,
 		"`${/x/}`":                                                              true,
 		"f`${[/x/]}`; function f() {}":                                          true,
-		`async () => { for await (const a of [/x/]) {} }`:                       true,
+		`async () => { for (const a of [await /x/]) {} }`:                       true,
 		`switch (1) { case /x/: }`:                                              true,
 		`try { throw /x/ } catch ({ a = 1 }) {}`:                                true,
 		`a: while (1) { if (0) {} else (() => /x/)(); }`:                        true,
 		`({ get a() { return { ...{ b: /x/ } } } })`:                            true,
 		`new Foo(1, /x/); var Foo = class {}`:                                   true,
 		`let a = b ?? /x/, b;`:                                                  true,
-		strings.Repeat("1+", 50_000) + "/x/":                                    true,
+		strings.Repeat("1+", 20_000) + "/x/":                                    true,
 		strings.Repeat("(", 1_000) + "/x/" + strings.Repeat(")", 1_000):         true,
 	} {
 		p, err := Compile("a.js", []byte(source), nil)

@@ -1,5 +1,6 @@
-// Base classes of cloudflare:workers that agents seldom use, and the error class of
-// cloudflare:workflows.
+// Base classes of cloudflare:workers that agents seldom use, the error class of
+// cloudflare:workflows, and what of agents needs regular expressions, whose
+// prototype costs an isolate 16 KB.
 (function () {
 "use strict";
 
@@ -16,5 +17,10 @@ class NonRetryableError extends Error {
   }
 }
 
-return { exports: { RpcTarget, WorkerEntrypoint, NonRetryableError } };
+function camelCaseToKebabCase(text) {
+  if (text === text.toUpperCase() && text !== text.toLowerCase()) return text.toLowerCase().replace(/_/g, "-");
+  return text.replace(/[A-Z]/g, (c) => "-" + c.toLowerCase()).replace(/^-/, "").replace(/_/g, "-").replace(/-$/, "");
+}
+
+return { exports: { RpcTarget, WorkerEntrypoint, NonRetryableError, camelCaseToKebabCase } };
 })

@@ -3,7 +3,7 @@
 (function () {
   return {
     enter: function (f) { f(); },
-    // Without the names of Promise, so that an isolate makes its constructor when code asks for it.
+    // An async function, so that an isolate makes Promise when it first needs one.
     await: async function (v, f, g) {
       let x;
       try { x = await v; } catch (e) { g(e); return; }

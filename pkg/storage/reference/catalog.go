@@ -29,6 +29,7 @@ type catalog struct {
 	fileMu sync.Mutex // guards file; SQLite runs under it, syncs do not
 	file   *catalogFile
 	wal    *os.File // the writer's descriptor of the file's log
+	room   int64    // bytes of the log that are allocated
 
 	mu          sync.Mutex // guards what follows; no I/O under it
 	lives       map[agent.ID]*life
@@ -73,9 +74,14 @@ func newCatalog(file *catalogFile, c Config, fail func(error)) (*catalog, error)
 		return nil, err
 	}
 	// SQLite makes its log with the first write; the folder is synced before that.
-	if cat.wal, err = os.OpenFile(file.path+"-wal", os.O_RDONLY|os.O_CREATE, 0o600); err != nil {
+	if cat.wal, err = os.OpenFile(file.path+"-wal", os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return nil, folderError(file.path, err)
 	}
+	info, err := cat.wal.Stat()
+	if err != nil {
+		return nil, errors.Join(folderError(file.path, err), cat.wal.Close())
+	}
+	cat.room = info.Size()
 	go cat.write()
 	return cat, nil
 }
@@ -167,6 +173,7 @@ func (c *catalog) apply(batch []note) {
 	})
 	if err == nil {
 		c.forget(batch)
+		c.room = fillAhead(c.wal, walHeaderBytes+int64(c.file.conn.WALFrames())*walFrameBytes, c.room)
 	}
 	if err == nil && c.file.conn.WALFrames() >= catalogCheckpointFrames {
 		if err = catalogFault(c.file.conn.Checkpoint()); err != nil {

@@ -47,6 +47,7 @@ type syncOp string
 const (
 	syncLog     syncOp = "log"     // an agent's write-ahead log
 	syncNew     syncOp = "new"     // an agent's new database file
+	syncBack    syncOp = "back"    // an agent's database, before its log is removed
 	syncFolder  syncOp = "folder"  // directory entries
 	syncCatalog syncOp = "catalog" // the catalog's write-ahead log
 	syncFormat  syncOp = "format"  // the FORMAT file

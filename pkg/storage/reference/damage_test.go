@@ -209,8 +209,11 @@ func TestRecoveryOfLiveAgents(t *testing.T) {
 			t.Fatal(err)
 		}
 		run(t, db, "CREATE TABLE t(a)")
-		if i == 3 {
-			continue // never commits
+		if i == 3 { // never commits
+			if err := s.catalog.awaitMark(db.(*database).life); err != nil {
+				t.Fatal(err)
+			}
+			continue
 		}
 		ticket, err := db.Commit(storage.Wake{At: time.UnixMilli(int64(5000 + i)), Resume: i == 1})
 		if err != nil {

@@ -3,6 +3,8 @@ package reference
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -221,17 +223,52 @@ func (db *database) Close() error {
 	return errors.Join(errs...)
 }
 
-// closeConn writes the log back, unless the disk can no longer be trusted.
+// closeConn writes the log back, unless there is none or the disk can no longer be
+// trusted. Few agents do so at once, so that those that wake find the disk free.
 func (db *database) closeConn(conn *sqlite.Conn) error {
-	healthy := db.store.Err() == nil && db.meta.seq > 0
-	var err error
-	if healthy {
-		if err = writeBack(conn); err != nil && isSyncFailure(err) {
-			db.store.fail(err)
-			healthy = false
-		}
+	keep := func(err error) error {
+		return errors.Join(db.fault("close database", err), db.fault("close database", conn.Close(false)))
 	}
-	return errors.Join(db.fault("close database", err), db.fault("close database", conn.Close(healthy && err == nil)))
+	if db.store.Err() != nil || db.meta.seq == 0 {
+		return keep(nil)
+	}
+	if _, err := os.Lstat(db.path + "-wal"); errors.Is(err, fs.ErrNotExist) {
+		return keep(nil) // nothing was written in this life
+	}
+	db.store.closing <- struct{}{}
+	defer func() { <-db.store.closing }()
+	err := db.writeBackForGood(conn)
+	if err != nil {
+		return keep(err)
+	}
+	return db.fault("close database", conn.Close(true))
+}
+
+// writeBackForGood writes the log back before it is removed. The log of a life that
+// committed is durable, so one sync is enough: that of the database.
+func (db *database) writeBackForGood(conn *sqlite.Conn) error {
+	if db.log.file == nil {
+		err := writeBack(conn)
+		if isSyncFailure(err) {
+			db.store.fail(err)
+		}
+		return err
+	}
+	if err := conn.Exec("PRAGMA synchronous=OFF"); err != nil {
+		return err
+	}
+	if err := conn.Checkpoint(); err != nil {
+		return err
+	}
+	file, err := os.Open(db.path)
+	if err != nil {
+		return folderError(db.path, err)
+	}
+	if err = db.store.folder.disk(syncBack, file); err != nil {
+		db.store.fail(err)
+	}
+	// Should SQLite find more to write back, it syncs that itself.
+	return errors.Join(err, file.Close(), conn.Exec("PRAGMA synchronous=NORMAL"))
 }
 
 // connectLocked gives an agent that has no file its first one.

@@ -35,8 +35,8 @@ type folder struct {
 	lock *os.File
 	disk func(syncOp, *os.File) error
 
-	mu      sync.Mutex    // guards durable; nothing is synced under it
-	durable [1 << 16]bool // of the folders ab/cd: its entry and that of ab are on disk
+	mu      sync.Mutex // guards durable; nothing is synced under it
+	durable [256]bool  // the entries of the folders ab are on disk
 }
 
 // openFolder creates, checks and locks the data folder.
@@ -163,7 +163,7 @@ func (f *folder) takeLock() error {
 func (f *folder) agentPath(id agent.ID) string {
 	sum := sha256.Sum256([]byte(id.Key()))
 	name := hex.EncodeToString(sum[:20])
-	return filepath.Join(f.dir, agentsName, name[:2], name[2:4], name+".db")
+	return filepath.Join(f.dir, agentsName, name[:2], name+".db")
 }
 
 // syncDir makes the entries of dir durable.
@@ -177,16 +177,14 @@ func (f *folder) syncDir(dir string) error {
 }
 
 // syncFile makes the existence of an agent's files durable: their entries, and once
-// per process those of the folders above, which may be new or left from a process
-// that died before it synced them.
+// per process that of the folder itself, which may be new or left from a process
+// that died before it synced it.
 func (f *folder) syncFile(path string) error {
 	leaf := filepath.Dir(path)
-	branch := filepath.Dir(leaf)
-	index, err := hex.DecodeString(filepath.Base(branch) + filepath.Base(leaf))
-	if err != nil || len(index) != 2 {
+	slot, err := strconv.ParseUint(filepath.Base(leaf), 16, 8)
+	if err != nil {
 		return &agent.Error{Op: "sync agent file", Kind: agent.Internal, Msg: path + " does not lie in the folder of agents", Err: err}
 	}
-	slot := int(index[0])<<8 | int(index[1])
 	f.mu.Lock()
 	done := f.durable[slot]
 	f.mu.Unlock()
@@ -194,7 +192,7 @@ func (f *folder) syncFile(path string) error {
 		return f.syncDir(leaf)
 	}
 	var g errgroup.Group
-	for _, dir := range []string{leaf, branch, filepath.Dir(branch)} {
+	for _, dir := range []string{leaf, filepath.Dir(leaf)} {
 		g.Go(func() error { return f.syncDir(dir) })
 	}
 	if err := g.Wait(); err != nil {

@@ -25,6 +25,7 @@ type Store struct {
 	catalog  *catalog
 	syncer   *syncer
 	template []byte
+	closing  chan struct{} // holds one for each database that writes its log back for good
 
 	failOnce sync.Once
 	failure  chan struct{} // closed by fail; err is valid then
@@ -39,6 +40,10 @@ type Store struct {
 
 var _ storage.Store = (*Store)(nil)
 
+// maxClosing is how many agents write their logs back for hibernation at once. A
+// file system joins that many syncs into one commit of its journal.
+const maxClosing = 8
+
 // Open takes the data folder and reads what a crash left. Errors: InUse (another
 // process has it), Denied, Invalid (not a data folder, or a newer one), StorageFull.
 func Open(c Config) (*Store, error) {
@@ -51,7 +56,7 @@ func Open(c Config) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{log: c.Log, now: c.Now, maxOpen: c.MaxOpen, folder: f, failure: make(chan struct{}),
-		open: make(map[agent.ID]*database), taken: make(map[agent.ID]bool)}
+		closing: make(chan struct{}, maxClosing), open: make(map[agent.ID]*database), taken: make(map[agent.ID]bool)}
 	s.free = sync.NewCond(&s.mu)
 	if err := s.start(c); err != nil {
 		return nil, errors.Join(err, f.close())

@@ -159,7 +159,7 @@ const (
 
 // reserve opens the log file and keeps room ahead of the next commits. The loop
 // calls it after a commit that left the log at used bytes; SQLite does not write
-// meanwhile. A failure to grow is no error: a full disk shows in the next commit.
+// meanwhile.
 func (l *commitLog) reserve(used int64) error {
 	if l.file == nil {
 		file, err := os.OpenFile(l.path+"-wal", os.O_RDWR, 0)
@@ -173,17 +173,19 @@ func (l *commitLog) reserve(used int64) error {
 		l.file, l.room = file, info.Size()
 		return nil // an agent that commits once per life needs no room
 	}
-	if used+minRoomBytes/4 <= l.room {
-		return nil
-	}
-	l.room = max(l.room, used)
-	step := min(max(l.room, minRoomBytes), maxRoomBytes)
-	if n, err := l.file.WriteAt(zeros[:step], l.room); err != nil {
-		l.room += int64(n)
-		return nil
-	}
-	l.room += step
+	l.room = fillAhead(l.file, used, l.room)
 	return nil
+}
+
+// fillAhead keeps zeros ahead of a log that holds used of room bytes, and gives the
+// new room. A failure to grow is no error: a full disk shows in the next commit.
+func fillAhead(log *os.File, used, room int64) int64 {
+	if used+minRoomBytes/4 <= room {
+		return room
+	}
+	room = max(room, used)
+	n, _ := log.WriteAt(zeros[:min(max(room, minRoomBytes), maxRoomBytes)], room)
+	return room + int64(n)
 }
 
 var zeros [maxRoomBytes]byte

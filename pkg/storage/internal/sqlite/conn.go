@@ -63,7 +63,11 @@ const (
 
 // vfsNoLocks is SQLite's Unix file layer without POSIX locks: the data folder is
 // locked as a whole, and the layer with locks keeps all open files in one list.
-const vfsNoLocks = "unix-none"
+// vfsName is ours above it, see vfs.c.
+const (
+	vfsNoLocks = "unix-none"
+	vfsName    = "agentd"
+)
 
 // Lookaside memory of a connection: 32 slots of 128 bytes instead of 40 KiB.
 const (
@@ -71,8 +75,17 @@ const (
 	lookasideSlots = 32
 )
 
+// vfsText is vfsName for C, kept for the life of the process.
+var vfsText *C.char
+
 var initialize = sync.OnceValue(func() int {
-	return int(C.agentd_initialize(lookasideBytes, lookasideSlots))
+	if rc := C.agentd_initialize(lookasideBytes, lookasideSlots); rc != 0 {
+		return int(rc)
+	}
+	under := C.CString(vfsNoLocks)
+	defer C.free(unsafe.Pointer(under))
+	vfsText = C.CString(vfsName)
+	return int(C.agentd_register_vfs(under, vfsText))
 })
 
 // Conn is one connection. It belongs to one goroutine at a time; only Interrupt
@@ -87,7 +100,8 @@ type Conn struct {
 	data    []byte  // scratch of Run
 }
 
-// Open opens the database file at path. The connection takes no file locks.
+// Open opens the database file at path, which should be absolute. The connection
+// takes no file locks. A log appears with the first write.
 func Open(path string, o Options) (*Conn, error) {
 	if rc := initialize(); rc != 0 {
 		return nil, &Error{Code: Code(rc), Msg: "SQLite cannot be initialised"}
@@ -99,11 +113,10 @@ func Open(path string, o Options) (*Conn, error) {
 	if o.Create {
 		flags |= openCreate
 	}
-	name, vfs := C.CString(path), C.CString(vfsNoLocks)
+	name := C.CString(path)
 	defer C.free(unsafe.Pointer(name))
-	defer C.free(unsafe.Pointer(vfs))
 	var c *C.agentd_conn
-	rc := C.agentd_open(name, C.int(flags), vfs, &c)
+	rc := C.agentd_open(name, C.int(flags), vfsText, &c)
 	if c == nil {
 		return nil, &Error{Code: NoMem, Msg: "out of memory"}
 	}

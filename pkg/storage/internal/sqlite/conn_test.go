@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -57,6 +58,72 @@ func TestRowsOfTwoStatementsKeepApart(t *testing.T) {
 	}
 	a.Release()
 	b.Release()
+}
+
+// The log is made by the first write, and found again if it exists.
+func TestLogIsMadeByTheFirstWrite(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.db")
+	logs := func() bool {
+		_, err := os.Lstat(path + "-wal")
+		return err == nil
+	}
+	at := func(sql string, wantLog bool) {
+		t.Helper()
+		c, err := Open(path, Options{Create: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Exec("PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; " + sql); err != nil {
+			t.Errorf("%s: %v", sql, err)
+		}
+		if logs() != wantLog {
+			t.Errorf("after %s: a log is there: %t", sql, !wantLog)
+		}
+		if err := c.Checkpoint(); err != nil {
+			t.Error(err)
+		}
+		if err := c.Close(!strings.Contains(sql, "keep")); err != nil {
+			t.Error(err)
+		}
+	}
+	at("CREATE TABLE t(a); INSERT INTO t VALUES(1)", true)
+	if logs() {
+		t.Error("the log outlived its connection")
+	}
+	at("SELECT * FROM t; BEGIN; CREATE TABLE IF NOT EXISTS t(a); COMMIT", false)
+	at("BEGIN; INSERT INTO t VALUES(2); ROLLBACK", false)
+	at("INSERT INTO t VALUES(3) /* keep */", true)
+	at("SELECT 1 FROM t /* keep */", true)
+	at("DELETE FROM t", true)
+}
+
+// A log that cannot be made fails the write and not the process.
+func TestLogCannotBeMade(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.db")
+	c, err := Open(path, Options{Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Exec("PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; SELECT 1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(path+"-wal", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	err = c.Exec("CREATE TABLE t(a)")
+	var e *Error
+	if !errors.As(err, &e) || e.Code.Primary() != CantOpen || e.Errno == 0 {
+		t.Errorf("error %v", err)
+	}
+	if err := os.Remove(path + "-wal"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Exec("CREATE TABLE t(a)"); err != nil {
+		t.Errorf("when it can be made again: %v", err)
+	}
+	if err := c.Close(true); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestInterruptAndCloseDoNotRace(t *testing.T) {

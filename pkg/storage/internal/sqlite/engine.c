@@ -1,5 +1,8 @@
 #include "engine.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,6 +24,13 @@ int agentd_initialize(int lookaside_size, int lookaside_count) {
   ** then merely cost more memory. */
   sqlite3_config(CONFIG_LOOKASIDE, lookaside_size, lookaside_count);
   sqlite3_config(CONFIG_PAGECACHE, (void *)0, 0, 0);
+#ifdef __GLIBC__
+  /* SQLite's memory comes and goes with agents. One pool for each thread would only
+  ** scatter it (SQLite counts under one lock anyway), and giving every little piece
+  ** back to the kernel makes the next agent fault it in again. */
+  mallopt(M_ARENA_MAX, 2);
+  mallopt(M_TRIM_THRESHOLD, 4 << 20);
+#endif
   return sqlite3_initialize();
 }
 

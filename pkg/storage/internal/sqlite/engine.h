@@ -106,6 +106,7 @@ typedef struct agentd_prepared {
 } agentd_prepared;
 
 int agentd_initialize(int lookaside_size, int lookaside_count);
+int agentd_register_vfs(const char *under, const char *name);
 int agentd_open(const char *path, int flags, const char *vfs, agentd_conn **out);
 int agentd_close(agentd_conn *c, int checkpoint);
 int agentd_exec(agentd_conn *c, const char *sql);
