@@ -70,7 +70,7 @@ func (s *session) logger(level, format string) (*slog.Logger, error) {
 	if format == "json" {
 		return slog.New(slog.NewJSONHandler(s.Stderr, &slog.HandlerOptions{Level: l})), nil
 	}
-	return slog.New(tint.NewHandler(s.Stderr, &tint.Options{
+	return slog.New(tint.NewTextHandler(s.Stderr, &tint.Options{
 		Level: l, TimeFormat: "15:04:05.000", NoColor: !s.StderrTTY,
 	})), nil
 }

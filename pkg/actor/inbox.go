@@ -249,13 +249,6 @@ func (b *inbox) takeAll() []*letter {
 	return b.mail.takeAll()
 }
 
-// waiting is the length of the mailbox.
-func (b *inbox) waiting() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.mail.len()
-}
-
 func errClosing(id agent.ID) error {
 	return &agent.Error{Op: "reach", Agent: id, Kind: agent.Unavailable,
 		Msg: "the node is shutting down; retry on another node or when it is back"}

@@ -1,7 +1,6 @@
 package jsagent
 
 import (
-	"errors"
 	"reflect"
 	"strings"
 	"testing"
@@ -114,10 +113,4 @@ func TestUpperSnake(t *testing.T) {
 			t.Errorf("upperSnake(%q) = %q, want %q", in, got, want)
 		}
 	}
-}
-
-func asError(err error) *agent.Error {
-	var e *agent.Error
-	errors.As(err, &e)
-	return e
 }

@@ -32,10 +32,12 @@ func parseJSON(vm *goja.Runtime, text string) (goja.Value, error) {
 
 func (p *jsonParser) unexpected() error {
 	if p.at >= len(p.text) {
-		return fmt.Errorf("Unexpected end of JSON input") //nolint:staticcheck // the language's own text
+		//lint:ignore ST1005 the language's own text
+		return fmt.Errorf("Unexpected end of JSON input")
 	}
 	r := []rune(p.text[p.at:min(p.at+8, len(p.text))])[0]
-	return fmt.Errorf("Unexpected token '%c' in JSON at position %d", r, p.at) //nolint:staticcheck // the language's own text
+	//lint:ignore ST1005 the language's own text
+	return fmt.Errorf("Unexpected token '%c' in JSON at position %d", r, p.at)
 }
 
 func (p *jsonParser) space() {
