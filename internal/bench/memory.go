@@ -93,15 +93,16 @@ func (r *run) restart(ctx context.Context, name string) (memory uint64, took tim
 	return memory, took, err
 }
 
-// settledMemory reads the node's memory when it has stopped changing.
+// settledMemory reads the memory of a node that was left alone for two seconds and
+// has stopped changing.
 func settledMemory(ctx context.Context, node *process.Node) (uint64, error) {
 	var last uint64
-	for range 20 {
+	for i := range 20 {
 		now, err := node.Memory()
 		if err != nil {
 			return 0, err
 		}
-		if diff := int64(now) - int64(last); diff < 1<<20 && diff > -(1<<20) {
+		if diff := int64(now) - int64(last); i >= 4 && diff < 1<<20 && diff > -(1<<20) {
 			return now, nil
 		}
 		last = now

@@ -65,6 +65,8 @@ type Governor struct {
 	lastPressure time.Time
 	owed         bool      // a turn was stopped; give its memory back to the system
 	lastStopped  time.Time // when a stopped turn was last seen running
+	lastTidied   time.Time
+	tidied       uint64 // bytes of the heap after that
 	heap         heapMeter
 }
 
@@ -183,6 +185,7 @@ func (g *Governor) watch() {
 		if g.owed || now.Sub(idleSince) < idleAfter || !g.trySleep() {
 			continue
 		}
+		g.tidy(now)
 		ticker.Stop()
 		select {
 		case <-g.stop:
@@ -253,9 +256,13 @@ func (g *Governor) stopLocked(t *Turn, kind agent.Kind, msg string) func() {
 
 // setProcs gives every long turn a processor of its own beside the usual ones, so
 // that the system's scheduler, which knows priorities, decides who runs, and not
-// Go's, which does not. n = 0 restores the start.
+// Go's, which does not. The usual ones are there twice then: while Go moves a long
+// turn from one processor to another it takes one more. n = 0 restores the start.
 func (g *Governor) setProcs(n int) {
-	want := g.baseProcs + min(n, maxExtraProcs)
+	want := g.baseProcs
+	if n > 0 {
+		want += g.baseProcs + min(n, maxExtraProcs)
+	}
 	// Shrinking is lazy by half, because each change stops the world for some 30 µs.
 	if want == g.procs || (n > 0 && want < g.procs && want > g.baseProcs+(g.procs-g.baseProcs)/2) {
 		return

@@ -57,6 +57,34 @@ func TestGovernor_ShortTurnKeepsItsThread(t *testing.T) {
 	}
 }
 
+// A node that falls idle over a heap of garbage gives it back.
+func TestGovernor_IdleNodeGivesMemoryBack(t *testing.T) {
+	g := start(t, Config{})
+	held := make([]byte, 256<<20)
+	for i := 0; i < len(held); i += 4096 {
+		held[i] = 1
+	}
+	sink = append(sink[:0], held)
+	sink, held = nil, nil
+	var meter heapMeter
+	turn := g.Turn(func(error) {})
+	turn.Begin() // wakes the watcher, which then finds nothing to do
+	turn.End()
+	deadline := time.After(20 * time.Second)
+	for {
+		if all, _ := meter.read(); all < 128<<20 {
+			return
+		}
+		select {
+		case <-deadline:
+			t.Fatal("garbage is still held")
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+var sink [][]byte
+
 func BenchmarkTurn(b *testing.B) {
 	g := New(Config{})
 	g.Start()

@@ -18,6 +18,11 @@ const (
 	// someFaults is what a thread that only computes does not reach.
 	someFaults = 32
 
+	// A node that has nothing to do gives garbage back when its heap has grown by this
+	// or a quarter, and not more often than this.
+	tidyEvery = time.Minute
+	tidyBytes = 16 << 20
+
 	// lazyGC is the collector's percentage while long turns run. A collection takes
 	// processors from everybody; code that makes garbage in an endless loop would
 	// otherwise cause several a second. The memory limit still holds.
@@ -123,4 +128,17 @@ func (g *Governor) giveBack(now time.Time) {
 	}
 	g.owed = false
 	debug.FreeOSMemory()
+}
+
+// tidy is called when the node has had nothing to do for a while. The collector
+// would wait for the heap to grow, which it does not now. How much of the heap is
+// garbage is not known before; that it has grown since last time must do.
+func (g *Governor) tidy(now time.Time) {
+	all, _ := g.heap.read()
+	if now.Sub(g.lastTidied) < tidyEvery || all < g.tidied+max(g.tidied/4, tidyBytes) {
+		return
+	}
+	debug.FreeOSMemory()
+	g.lastTidied = now
+	g.tidied, _ = g.heap.read()
 }
