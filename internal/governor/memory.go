@@ -19,7 +19,7 @@ const (
 	someFaults = 32
 
 	// A node that has nothing to do gives garbage back when its heap has grown by this
-	// or a quarter, and not more often than this.
+	// or a quarter, and not more often than this unless it has doubled.
 	tidyEvery = time.Minute
 	tidyBytes = 16 << 20
 
@@ -135,7 +135,8 @@ func (g *Governor) giveBack(now time.Time) {
 // garbage is not known before; that it has grown since last time must do.
 func (g *Governor) tidy(now time.Time) {
 	all, _ := g.heap.read()
-	if now.Sub(g.lastTidied) < tidyEvery || all < g.tidied+max(g.tidied/4, tidyBytes) {
+	soon := now.Sub(g.lastTidied) < tidyEvery && all < 2*g.tidied
+	if soon || all < g.tidied+max(g.tidied/4, tidyBytes) {
 		return
 	}
 	debug.FreeOSMemory()
