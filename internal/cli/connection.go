@@ -38,7 +38,8 @@ func (c *connection) with(ctx context.Context, s *session, do func(context.Conte
 	limited, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	err := c.stream(limited, s, do)
-	if ctx.Err() == nil && errors.Is(limited.Err(), context.DeadlineExceeded) && agent.KindOf(err) == agent.Deadline {
+	// The server, which was told the deadline, may say so just before our own timer does.
+	if ctx.Err() == nil && agent.KindOf(err) == agent.Deadline {
 		return c.timedOut(err)
 	}
 	return err
