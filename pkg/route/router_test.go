@@ -12,7 +12,9 @@ import (
 // owned is a table in which one node owns everything.
 type owned string
 
-func (o owned) Table() *placement.Table { return placement.NewTable(placement.DefaultShards, string(o)) }
+func (o owned) Table() *placement.Table {
+	return placement.NewTable(placement.DefaultShards, string(o))
+}
 
 // An agent of another node is never run here: the answer says whose it is, and the
 // caller may try again.
