@@ -25,7 +25,7 @@ func TestE2E_HostileAgents(t *testing.T) {
 	hostile := map[string][]agent.Kind{
 		"forever":   {agent.CPULimit},
 		"promises":  {agent.CPULimit, agent.MemoryLimit},
-		"grow":      {agent.MemoryLimit},
+		"grow":      {agent.MemoryLimit, agent.CPULimit}, // at low priority it may not get that far
 		"fill":      {agent.Exception, agent.CPULimit},
 		"search":    {agent.Exception, agent.CPULimit},
 		"regex":     {agent.CPULimit},
@@ -58,6 +58,27 @@ func TestE2E_HostileAgents(t *testing.T) {
 	await(t, "memory to come back", func() bool {
 		now, err := w.node.Memory()
 		return err == nil && now < before+256<<20
+	})
+}
+
+// An array that grows for ever meets the memory limit, however long that takes, and
+// the memory comes back.
+func TestE2E_GrowingAgentMeetsTheMemoryLimit(t *testing.T) {
+	w := newWorld(t, "--turn-budget", "90s", "--memory", "192MiB")
+	w.deploy([]string{"testdata/worker.ts"}, nil)
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Second)
+	defer cancel()
+	before, err := w.node.Memory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = w.current().Agent("Bad", "grow").Invoke(ctx, "grow", nil)
+	if agent.KindOf(err) != agent.MemoryLimit || !strings.Contains(err.Error(), "--memory") {
+		t.Errorf("got %v; want kind memory_limit that names --memory", err)
+	}
+	await(t, "memory to come back", func() bool {
+		now, err := w.node.Memory()
+		return err == nil && now < before+128<<20
 	})
 }
 
