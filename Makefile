@@ -33,7 +33,9 @@ demo: build ## kill an agent's node in the middle of its work and watch the work
 
 .PHONY: test
 test: ## all short tests, with the race detector
-	$(GO) test -race -short -timeout 10m $(PKGS)
+	$(GO) test -race -short -timeout 10m $$($(GO) list $(PKGS) | grep -v /internal/e2e)
+	@# Real processes with real deadlines do not share the machine with other tests.
+	$(GO) test -race -short -timeout 10m ./internal/e2e
 
 .PHONY: slow
 slow: ## process kills again and again, then every fuzz target for 15 s

@@ -30,7 +30,7 @@ func main() {
 	os.Exit(cli.Run(context.Background(), cli.World{
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		StdinTTY: isTerminal(os.Stdin), StdoutTTY: isTerminal(os.Stdout), StderrTTY: isTerminal(os.Stderr),
-		Env: os.LookupEnv, Dir: dir, Now: time.Now, Version: buildVersion(),
+		Env: os.LookupEnv, Dir: dir, Now: time.Now, Version: buildVersion(), Program: os.Args[0],
 		Signals: signals, Exit: os.Exit,
 	}, os.Args[1:]))
 }

@@ -33,6 +33,7 @@ type World struct {
 	Dir     string // the working directory, absolute: relative paths start here
 	Now     func() time.Time
 	Version string // of this build
+	Program string // how the user called this command, for commands to try; default agentd
 
 	// Signals delivers interrupts and termination requests. The first ends the
 	// command in order, the second calls Exit at once. Nil if there are none.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -72,7 +73,7 @@ func (s *session) printDeployed(classes []client.ClassInfo, bytes int, flags str
 	}
 	for _, c := range classes {
 		if len(c.Methods) > 0 {
-			return s.say("try: agentd call%s %s/test %s", flags, c.Class, c.Methods[0])
+			return s.say("try: %s call%s %s/test %s", cmp.Or(s.Program, "agentd"), flags, c.Class, c.Methods[0])
 		}
 	}
 	return nil

@@ -13,10 +13,10 @@ import (
 // Ten agents misbehave at once. Each call ends in time with an error that says
 // why, the neighbours go on, and the memory comes back.
 func TestE2E_HostileAgents(t *testing.T) {
-	const budget = 5 * time.Second
-	w := newWorld(t, "--turn-budget", budget.String(), "--memory", "192MiB")
+	const budget = 20 * time.Second // hostile code runs at low priority: time enough to grow on a busy machine
+	w := newWorld(t, "--turn-budget", budget.String(), "--memory", "80MiB")
 	w.deploy([]string{"testdata/worker.ts"}, nil)
-	ctx, cancel := context.WithTimeout(context.Background(), 10*budget)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*budget)
 	defer cancel()
 	before, err := w.node.Memory()
 	if err != nil {
@@ -25,7 +25,7 @@ func TestE2E_HostileAgents(t *testing.T) {
 	hostile := map[string][]agent.Kind{
 		"forever":   {agent.CPULimit},
 		"promises":  {agent.CPULimit, agent.MemoryLimit},
-		"grow":      {agent.MemoryLimit, agent.CPULimit}, // at low priority it may not get that far
+		"grow":      {agent.MemoryLimit},
 		"fill":      {agent.Exception, agent.CPULimit},
 		"search":    {agent.Exception, agent.CPULimit},
 		"regex":     {agent.CPULimit},
@@ -64,7 +64,7 @@ func TestE2E_HostileAgents(t *testing.T) {
 // An array that grows for ever meets the memory limit, however long that takes, and
 // the memory comes back.
 func TestE2E_GrowingAgentMeetsTheMemoryLimit(t *testing.T) {
-	w := newWorld(t, "--turn-budget", "90s", "--memory", "192MiB")
+	w := newWorld(t, "--turn-budget", "90s", "--memory", "80MiB")
 	w.deploy([]string{"testdata/worker.ts"}, nil)
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Second)
 	defer cancel()

@@ -250,6 +250,9 @@ func (g *Governor) demoteLocked(t *Turn) {
 // the watcher stops turns.
 func (g *Governor) stopLocked(t *Turn, kind agent.Kind, msg string) func() {
 	t.stopped, g.owed, g.lastStopped = true, true, time.Now()
+	if t.long {
+		t.thread.restorePriority()
+	}
 	interrupt := t.interrupt
 	return func() { interrupt(&agent.Error{Op: "run turn", Kind: kind, Msg: msg}) }
 }

@@ -15,10 +15,19 @@ func currentThread() threadID { return threadID(unix.Gettid()) }
 
 // lowerPriority makes the one thread yield to all others at once: a thread that
 // wakes takes the processor from one of class SCHED_IDLE without waiting for the
-// end of its slice, which it would with a mere nice value (sched(7)).
+// end of its slice, which it would with a mere nice value (sched(7)). The price: on
+// a machine that other processes keep busy a long turn hardly runs.
 func (t threadID) lowerPriority() error {
 	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}
 	return unix.SchedSetAttr(int(t), &attr, 0)
+}
+
+// restorePriority lets a stopped turn reach the point at which it notices, however
+// busy the machine is. The kernel allows it to processes with CAP_SYS_NICE only;
+// without it the turn ends when the machine has a moment.
+func (t threadID) restorePriority() {
+	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL}
+	_ = unix.SchedSetAttr(int(t), &attr, 0) // refused without the capability; see above
 }
 
 // pageFaults is the number of minor faults of the thread so far (proc(5), minflt),

@@ -1,6 +1,7 @@
 package governor
 
 import (
+	"os"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -21,7 +22,8 @@ func TestGovernor_LongTurnLosesPriority(t *testing.T) {
 	go func() {
 		defer close(done)
 		_, _ = spin(g, func() {
-			if attr, err := unix.SchedGetAttr(0, 0); err == nil {
+			// Until it is told to stop; see StoppedTurnGetsItsPriorityBack.
+			if attr, err := unix.SchedGetAttr(0, 0); err == nil && attr.Policy != unix.SCHED_NORMAL {
 				policy.Store(int64(attr.Policy))
 			}
 			procs.Store(int64(runtime.GOMAXPROCS(0)))
@@ -84,5 +86,26 @@ func TestGovernor_GrowingTurnIsStoppedNotItsNeighbour(t *testing.T) {
 	}
 	if wrong.Load() {
 		t.Error("a turn that allocates nothing was stopped")
+	}
+}
+
+// A turn that is told to stop must get the processor to notice.
+func TestGovernor_StoppedTurnGetsItsPriorityBack(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only a privileged process can raise a thread's priority")
+	}
+	g := start(t, Config{Budget: 50 * time.Millisecond, LongAfter: time.Millisecond})
+	policy := make(chan uint32, 1)
+	go func() {
+		_, _ = spin(g, func() {})
+		attr, err := unix.SchedGetAttr(0, 0) // still the retired thread
+		if err != nil {
+			t.Error(err)
+			attr = &unix.SchedAttr{Policy: unix.SCHED_IDLE}
+		}
+		policy <- attr.Policy
+	}()
+	if got := <-policy; got != unix.SCHED_NORMAL {
+		t.Errorf("scheduling class of a stopped turn = %d, want SCHED_NORMAL", got)
 	}
 }

@@ -10,4 +10,6 @@ func currentThread() threadID { return threadID{} }
 
 func (threadID) lowerPriority() error { return nil }
 
+func (threadID) restorePriority() {}
+
 func (threadID) pageFaults() uint64 { return 0 }
