@@ -1,11 +1,16 @@
 package storage
 
-import "sync"
+import (
+	"fmt"
+	"sync"
+	"time"
+)
 
 // Ticket is the promise that a commit will be durable. All methods may be called
 // from any goroutine.
 type Ticket struct {
 	seq uint64
+	at  time.Time
 
 	mu      sync.Mutex
 	settled bool
@@ -16,8 +21,27 @@ type Ticket struct {
 // NewTicket is for engines: a ticket of the agent's commit number seq.
 func NewTicket(seq uint64) *Ticket { return &Ticket{seq: seq} }
 
+// NewTicketAt is NewTicket with the time of the commit.
+func NewTicketAt(seq uint64, at time.Time) *Ticket { return &Ticket{seq: seq, at: at} }
+
 // Seq is the agent's commit number; it grows by one per commit.
 func (t *Ticket) Seq() uint64 { return t.seq }
+
+// Bookmark names the state of the agent's database after this commit; empty if
+// the engine keeps no times or nothing was ever committed. Bookmarks of one agent
+// sort as text in the order of its commits.
+func (t *Ticket) Bookmark() string {
+	if t.seq == 0 || t.at.IsZero() {
+		return ""
+	}
+	return Bookmark(t.at, t.seq)
+}
+
+// Bookmark is the text form of a commit's time and number: milliseconds since 1970
+// and the number, 16 hexadecimal digits each.
+func Bookmark(at time.Time, seq uint64) string {
+	return fmt.Sprintf("%016x-%016x", max(at.UnixMilli(), 0), seq)
+}
 
 // Settle is for engines: the first call decides and runs what waits, in the order
 // of Then. Later calls do nothing.

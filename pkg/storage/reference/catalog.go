@@ -11,6 +11,7 @@ import (
 
 	"agentd/pkg/agent"
 	"agentd/pkg/storage"
+	"agentd/pkg/storage/internal/session"
 )
 
 const maxListed = 1000
@@ -188,7 +189,7 @@ func (c *catalog) apply(batch []note) {
 	} else if durable {
 		if err = c.disk(syncCatalog, c.wal); err != nil {
 			c.fail(err)
-			err = outcomeUnknown(c.file.path, err)
+			err = session.OutcomeUnknown(c.file.path, err)
 		}
 	}
 	for i, n := range batch {
@@ -320,15 +321,15 @@ func (c *catalog) awaitMark(l *life) error {
 }
 
 // committed notes a commit of a live agent, whose database has size bytes now.
-func (c *catalog) committed(l *life, m meta, size int64) {
+func (c *catalog) committed(l *life, m session.Meta, size int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if l.entry.Seq == 0 {
 		c.count++
-		l.entry.CreatedAt = m.createdAt
+		l.entry.CreatedAt = m.CreatedAt
 	}
-	l.entry.Seq, l.entry.Wake, l.entry.SizeBytes = m.seq, m.wake, size
-	if at := m.wake.At; !at.IsZero() && (c.next.IsZero() || at.Before(c.next)) {
+	l.entry.Seq, l.entry.Wake, l.entry.SizeBytes = m.Seq, m.Wake, size
+	if at := m.Wake.At; !at.IsZero() && (c.next.IsZero() || at.Before(c.next)) {
 		signal(c.changed)
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"agentd/pkg/agent"
 	"agentd/pkg/storage"
+	"agentd/pkg/storage/internal/session"
 	"agentd/pkg/storage/internal/sqlite"
 )
 
@@ -76,7 +77,7 @@ func (f *catalogFile) check() error {
 	if form != catalogForm {
 		return fmt.Errorf("%w: it has form %d, this agentd writes %d", errCatalogUnfit, form, catalogForm)
 	}
-	row, err := queryRow(f.conn, "PRAGMA quick_check(1)", 1)
+	row, err := session.QueryRow(f.conn, "PRAGMA quick_check(1)", 1)
 	if err != nil {
 		return catalogFault(err)
 	}
@@ -94,7 +95,7 @@ func catalogFault(err error) error {
 	if err == nil {
 		return nil
 	}
-	e := fault("use catalog", agent.ID{}, catalogName, err)
+	e := session.Fault("use catalog", agent.ID{}, catalogName, err)
 	if agent.KindOf(e) == agent.Corrupt || agent.KindOf(e) == agent.SQL {
 		return fmt.Errorf("%w: %w", errCatalogUnfit, err)
 	}
@@ -120,12 +121,12 @@ func createCatalogFile(path string) (*catalogFile, error) {
 	}
 	conn, err := sqlite.Open(path, sqlite.Options{})
 	if err != nil {
-		return nil, fault("create catalog", agent.ID{}, path, err)
+		return nil, session.Fault("create catalog", agent.ID{}, path, err)
 	}
 	f := &catalogFile{path: path, conn: conn, stmts: make(map[string]*sqlite.Stmt)}
 	err = conn.Exec(catalogPragmas + fmt.Sprintf("; PRAGMA journal_mode=WAL; BEGIN; %s; PRAGMA user_version=%d; COMMIT", catalogSchema, catalogForm))
 	if err != nil {
-		return nil, errors.Join(fault("create catalog", agent.ID{}, path, err), f.close())
+		return nil, errors.Join(session.Fault("create catalog", agent.ID{}, path, err), f.close())
 	}
 	return f, nil
 }
@@ -192,13 +193,13 @@ func entryOf(row []any) (storage.Entry, error) {
 		return storage.Entry{}, fmt.Errorf("%w: a row holds impossible values", errCatalogUnfit)
 	}
 	return storage.Entry{ID: agent.ID{Namespace: namespace, Class: class, Name: name}, Seq: uint64(seq), SizeBytes: size,
-		Wake: wakeFromColumns(row[4], row[5]), CreatedAt: time.UnixMilli(created), Quarantine: quarantine}, nil
+		Wake: session.WakeFromColumns(row[4], row[5]), CreatedAt: time.UnixMilli(created), Quarantine: quarantine}, nil
 }
 
 // put writes everything that an agent's file says about itself and leaves what an
 // operator said.
 func (f *catalogFile) put(e storage.Entry, dirty bool) error {
-	at, resume := wakeColumns(e.Wake)
+	at, resume := session.WakeColumns(e.Wake)
 	due := at
 	if e.Wake.Resume {
 		due = int64(0)

@@ -63,7 +63,7 @@ func TestCrashProcess(t *testing.T) {
 						size = 300_000 // now and then the log is written back
 					}
 					run(t, db, "INSERT INTO t(body) VALUES(zeroblob(?))", size)
-					seq := db.(*database).meta.seq + 1
+					seq := db.(*database).meta.Seq + 1
 					ticket, err := db.Commit(wakeOf(seq))
 					if err != nil {
 						t.Error(err)
@@ -172,7 +172,7 @@ func checkAfterCrash(t *testing.T, dir string, promised []uint64) {
 			t.Fatal(err)
 		}
 		rows.Close()
-		seq := db.(*database).meta.seq
+		seq := db.(*database).meta.Seq
 		if seq < want || row[0] != int64(seq) || row[1] != int64(seq) {
 			t.Fatalf("agent %d: %d commits were promised, the file has number %d and rows %v", i, want, seq, row)
 		}

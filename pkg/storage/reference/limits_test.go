@@ -26,7 +26,7 @@ func TestFullDatabase(t *testing.T) {
 	if _, err := db.Commit(storage.Wake{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.(*database).conn.Load().Exec("PRAGMA max_page_count=10"); err != nil {
+	if err := db.(*database).conn.Exec("PRAGMA max_page_count=10"); err != nil {
 		t.Fatal(err)
 	}
 	_, err = db.UserQuery("INSERT INTO t VALUES(zeroblob(100000))")

@@ -6,59 +6,21 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
-	"agentd/pkg/agent"
 	"agentd/pkg/storage"
+	"agentd/pkg/storage/internal/session"
 	"agentd/pkg/storage/internal/sqlite"
 )
 
-// meta is the row that every agent's database holds about itself. It is written in
-// the transaction of each commit, so it cannot disagree with the data.
-type meta struct {
-	key       string // agent.ID.Key
-	seq       uint64 // 0: never committed; there is no row then
-	wake      storage.Wake
-	createdAt time.Time
-}
-
+// Page cache of an agent's connection, and its pragmas.
 const (
-	metaSchema = `CREATE TABLE agentd_meta(id INTEGER PRIMARY KEY CHECK(id=1), key TEXT NOT NULL, seq INTEGER NOT NULL, wake_at INTEGER, resume INTEGER NOT NULL, created_at INTEGER NOT NULL)`
-	metaRead   = `SELECT key, seq, wake_at, resume, created_at FROM agentd_meta`
-	metaWrite  = `INSERT INTO agentd_meta VALUES(1,?,?,?,?,?) ON CONFLICT(id) DO UPDATE SET seq=excluded.seq, wake_at=excluded.wake_at, resume=excluded.resume`
-)
-
-// Page cache and turn bookkeeping of an agent's connection.
-const (
-	pageBytes          = 4096
-	cacheKiB           = 512
-	maxStatementMemory = 128 << 20
+	cacheKiB = 512
 
 	agentPragmas = `PRAGMA locking_mode=EXCLUSIVE; PRAGMA temp_store=MEMORY; PRAGMA cache_size=-512; PRAGMA max_page_count=2621440`
 )
 
-var _ [storage.MaxDatabaseBytes / pageBytes]struct{} = [2621440]struct{}{} // agentPragmas says so
+var _ [storage.MaxDatabaseBytes / session.PageBytes]struct{} = [2621440]struct{}{} // agentPragmas says so
 var _ [cacheKiB]struct{} = [512]struct{}{}
-
-// wakeColumns and wakeFromColumns are the two ways between a Wake and its columns.
-func wakeColumns(w storage.Wake) (at any, resume int64) {
-	if !w.At.IsZero() {
-		at = w.At.UnixMilli()
-	}
-	if w.Resume {
-		resume = 1
-	}
-	return at, resume
-}
-
-func wakeFromColumns(at, resume any) storage.Wake {
-	var w storage.Wake
-	if ms, ok := at.(int64); ok {
-		w.At = time.UnixMilli(ms)
-	}
-	w.Resume = resume == int64(1)
-	return w
-}
 
 // openConn opens an agent's existing file and reads its meta row.
 //
@@ -66,41 +28,23 @@ func wakeFromColumns(at, resume any) storage.Wake {
 // (which would stop the loop): that sync keeps a log that is used again from being
 // taken for the one before, and there is none before. Whoever checkpoints must turn
 // syncs on first; see writeBack.
-func openConn(path string) (*sqlite.Conn, meta, error) {
+func openConn(path string) (*sqlite.Conn, session.Meta, error) {
 	pragmas := agentPragmas
 	if info, err := os.Lstat(path + "-wal"); errors.Is(err, fs.ErrNotExist) || (err == nil && info.Size() == 0) {
 		pragmas += "; PRAGMA synchronous=OFF"
 	}
-	conn, err := sqlite.Open(path, sqlite.Options{
-		MaxWrittenPages:    storage.MaxTurnBytes / pageBytes,
-		MaxStatementMemory: maxStatementMemory,
-		MaxValueBytes:      storage.MaxRowBytes,
-	})
+	conn, err := sqlite.Open(path, session.Limits())
 	if err != nil {
-		return nil, meta{}, err
+		return nil, session.Meta{}, err
 	}
-	m, err := readMeta(conn, pragmas)
+	var m session.Meta
+	if err = conn.Exec(pragmas); err == nil {
+		m, err = session.ReadMeta(conn)
+	}
 	if err != nil {
-		return nil, meta{}, errors.Join(err, conn.Close(false))
+		return nil, session.Meta{}, errors.Join(err, conn.Close(false))
 	}
 	return conn, m, nil
-}
-
-func readMeta(conn *sqlite.Conn, pragmas string) (meta, error) {
-	if err := conn.Exec(pragmas); err != nil {
-		return meta{}, err
-	}
-	row, err := queryRow(conn, metaRead, 5)
-	if err != nil || row == nil {
-		return meta{}, err
-	}
-	key, ok1 := row[0].(string)
-	seq, ok2 := row[1].(int64)
-	created, ok3 := row[4].(int64)
-	if !ok1 || !ok2 || !ok3 || seq < 1 {
-		return meta{}, &sqlite.Error{Code: sqlite.Corrupt, Msg: "agentd_meta holds impossible values"}
-	}
-	return meta{key: key, seq: uint64(seq), wake: wakeFromColumns(row[2], row[3]), createdAt: time.UnixMilli(created)}, nil
 }
 
 // writeBack moves the log's pages into the database and syncs both. All commits of
@@ -114,21 +58,6 @@ func writeBack(conn *sqlite.Conn) error {
 	return conn.Checkpoint()
 }
 
-// queryRow runs one statement and returns a copy of its first row; nil if none.
-func queryRow(conn *sqlite.Conn, sql string, columns int, args ...any) ([]any, error) {
-	stmt, _, err := conn.Prepare(sqlite.Platform, sqlite.Terminated(sql))
-	if err != nil {
-		return nil, err
-	}
-	defer stmt.Finalize()
-	row, err := stmt.Run(args)
-	if err != nil || !row {
-		return nil, err
-	}
-	dst := make([]any, columns)
-	return dst, stmt.Scan(dst)
-}
-
 // state of an agent's file, as found at start.
 type fileState uint8
 
@@ -140,38 +69,38 @@ const (
 )
 
 // inspect reads an agent's file without changing it.
-func inspect(path string) (fileState, meta, int64, error) {
+func inspect(path string) (fileState, session.Meta, int64, error) {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fileMissing, meta{}, 0, nil
+		return fileMissing, session.Meta{}, 0, nil
 	}
 	if err != nil {
-		return fileDamaged, meta{}, 0, err
+		return fileDamaged, session.Meta{}, 0, err
 	}
 	if info.Size() == 0 {
-		return fileEmpty, meta{}, 0, nil
+		return fileEmpty, session.Meta{}, 0, nil
 	}
 	conn, m, err := openConn(path)
 	if err != nil {
-		return fileDamaged, meta{}, 0, err
+		return fileDamaged, session.Meta{}, 0, err
 	}
 	size, sizeErr := sizeOf(conn)
 	if err := errors.Join(sizeErr, conn.Close(false)); err != nil {
-		return fileDamaged, meta{}, 0, err
+		return fileDamaged, session.Meta{}, 0, err
 	}
-	if m.seq == 0 {
+	if m.Seq == 0 {
 		return fileEmpty, m, 0, nil
 	}
 	return fileGood, m, size, nil
 }
 
 func sizeOf(conn *sqlite.Conn) (int64, error) {
-	row, err := queryRow(conn, "PRAGMA page_count", 1)
+	row, err := session.QueryRow(conn, "PRAGMA page_count", 1)
 	if err != nil || row == nil {
 		return 0, err
 	}
 	pages, _ := row[0].(int64)
-	return pages * pageBytes, nil
+	return pages * session.PageBytes, nil
 }
 
 // newTemplate makes the bytes of a database that holds the meta table and nothing
@@ -185,7 +114,7 @@ func newTemplate(dir string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = conn.Exec(fmt.Sprintf("PRAGMA page_size=%d; PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; %s", pageBytes, metaSchema))
+	err = conn.Exec(fmt.Sprintf("PRAGMA page_size=%d; PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; %s", session.PageBytes, session.MetaSchema))
 	if err := errors.Join(err, conn.Close(true)); err != nil {
 		return nil, err
 	}
@@ -213,13 +142,4 @@ func removeDatabase(path string) error {
 		}
 	}
 	return nil
-}
-
-// entry is the catalog's view of a meta row.
-func (m meta) entry(size int64) (storage.Entry, error) {
-	id, err := agent.ParseKey(m.key)
-	if err != nil {
-		return storage.Entry{}, err
-	}
-	return storage.Entry{ID: id, Wake: m.wake, Seq: m.seq, SizeBytes: size, CreatedAt: m.createdAt}, nil
 }

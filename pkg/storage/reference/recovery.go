@@ -13,6 +13,7 @@ import (
 
 	"agentd/pkg/agent"
 	"agentd/pkg/storage"
+	"agentd/pkg/storage/internal/session"
 )
 
 // recoveryReaders is how many agents' files are read at once at start.
@@ -23,7 +24,7 @@ type finding struct {
 	id    agent.ID // of the row; zero in a rebuild
 	path  string
 	state fileState
-	meta  meta
+	meta  session.Meta
 	size  int64
 	err   error // why it is damaged
 }
@@ -73,11 +74,11 @@ func recoverDirty(f *folder, file *catalogFile, log *slog.Logger) error {
 func recoverRow(file *catalogFile, x finding, log *slog.Logger) error {
 	switch x.state {
 	case fileGood:
-		e, err := x.meta.entry(x.size)
+		e, err := x.meta.Entry(x.size)
 		if err == nil && e.ID == x.id {
 			return file.put(e, false)
 		}
-		x.err = fmt.Errorf("it belongs to the agent %s", x.meta.key)
+		x.err = fmt.Errorf("it belongs to the agent %s", x.meta.Key)
 	case fileEmpty: // its first commit never reached the disk
 		if err := removeDatabase(x.path); err != nil {
 			return folderError(x.path, err)
@@ -87,7 +88,7 @@ func recoverRow(file *catalogFile, x finding, log *slog.Logger) error {
 		return file.remove(x.id)
 	case fileDamaged:
 	}
-	err := damaged("recover agent", x.id, x.path, x.err)
+	err := session.Damaged("recover agent", x.id, x.path, x.err)
 	log.Error("an agent cannot be recovered", "agent", x.id.Key(), "path", x.path, "error", err)
 	return file.setDamage(x.id, err.Error())
 }
@@ -187,14 +188,14 @@ func rebuildRow(f *folder, file *catalogFile, x finding, log *slog.Logger) (bool
 	case fileEmpty, fileMissing:
 		return true, folderErrorOrNil(x.path, removeDatabase(x.path))
 	case fileGood:
-		e, err = x.meta.entry(x.size)
+		e, err = x.meta.Entry(x.size)
 		if err == nil && f.agentPath(e.ID) != x.path {
 			err = fmt.Errorf("it belongs at %s", f.agentPath(e.ID))
 		}
 	case fileDamaged:
 	}
 	if err != nil {
-		log.Error("an agent's file cannot be read", "path", x.path, "error", damaged("rebuild catalog", agent.ID{}, x.path, err))
+		log.Error("an agent's file cannot be read", "path", x.path, "error", session.Damaged("rebuild catalog", agent.ID{}, x.path, err))
 		return false, nil
 	}
 	return true, file.put(e, false)

@@ -12,6 +12,7 @@ import (
 
 	"agentd/pkg/agent"
 	"agentd/pkg/storage"
+	"agentd/pkg/storage/internal/session"
 	"agentd/pkg/storage/internal/sqlite"
 )
 
@@ -67,7 +68,7 @@ func Open(c Config) (*Store, error) {
 func (s *Store) start(c Config) error {
 	var err error
 	if s.template, err = newTemplate(s.folder.dir); err != nil {
-		return fault("open store", agent.ID{}, s.folder.dir, err)
+		return session.Fault("open store", agent.ID{}, s.folder.dir, err)
 	}
 	file, err := recoverCatalog(s.folder, c.Log)
 	if err != nil {
@@ -182,36 +183,35 @@ func (s *Store) openFile(op string, id agent.ID) (*database, error) {
 			return nil, err
 		}
 	}
-	entry := storage.Entry{ID: id, Wake: db.meta.wake, Seq: db.meta.seq, CreatedAt: db.meta.createdAt}
+	size := int64(0)
 	if info != nil {
-		entry.SizeBytes = info.Size()
+		size = info.Size()
 	}
-	db.life = s.catalog.open(entry)
+	db.begin(size)
 	return db, nil
 }
 
 // connect opens an existing file and checks that it is this agent's.
 func (s *Store) connect(op string, db *database, size int64) error {
-	if size%pageBytes != 0 {
-		return damaged(op, db.id, db.path, fmt.Errorf("its size of %d bytes is no multiple of %d", size, pageBytes))
+	if size%session.PageBytes != 0 {
+		return session.Damaged(op, db.id, db.path, fmt.Errorf("its size of %d bytes is no multiple of %d", size, session.PageBytes))
 	}
 	conn, m, err := openConn(db.path)
 	if err != nil {
-		return fault(op, db.id, db.path, asDamage(err))
+		return session.Fault(op, db.id, db.path, asDamage(err))
 	}
 	switch {
-	case m.seq == 0:
+	case m.Seq == 0:
 		err = s.refuseEmpty(op, db.id, db.path)
 		db.log.born = true // its creation was never synced
-	case m.key != db.id.Key():
+	case m.Key != db.id.Key():
 		err = &agent.Error{Op: op, Agent: db.id, Kind: agent.Corrupt,
-			Msg: fmt.Sprintf("database file %s belongs to the agent %s: move it back to its place", db.path, m.key)}
+			Msg: fmt.Sprintf("database file %s belongs to the agent %s: move it back to its place", db.path, m.Key)}
 	}
 	if err != nil {
 		return errors.Join(err, conn.Close(false))
 	}
-	db.meta = m
-	db.conn.Store(conn)
+	db.meta, db.conn = m, conn
 	return nil
 }
 
@@ -233,7 +233,7 @@ func (s *Store) refuseEmpty(op string, id agent.ID, path string) error {
 	if err != nil {
 		return err
 	}
-	return damaged(op, id, path, fmt.Errorf("it is empty, but the agent has committed %d times", e.Seq))
+	return session.Damaged(op, id, path, fmt.Errorf("it is empty, but the agent has committed %d times", e.Seq))
 }
 
 // release gives a closed database's agent back.
@@ -273,7 +273,7 @@ func (s *Store) Delete(ctx context.Context, id agent.ID) error {
 	}
 	if err := s.folder.syncFile(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		s.fail(err)
-		return outcomeUnknown(path, err)
+		return session.OutcomeUnknown(path, err)
 	}
 	if err := s.catalog.wait(ctx, note{kind: noteRemove, id: id}); err != nil {
 		return err

@@ -7,8 +7,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"agentd/pkg/agent"
 	"agentd/pkg/storage"
+	"agentd/pkg/storage/internal/session"
 )
 
 const (
@@ -116,14 +116,14 @@ func (l *commitLog) drain(s *syncer) {
 // and a second sync would succeed without them.
 func (l *commitLog) sync(s *syncer) error {
 	if err := s.failed(); err != nil {
-		return outcomeUnknown(l.path, err)
+		return session.OutcomeUnknown(l.path, err)
 	}
 	err := l.syncFiles(s.folder)
 	if err == nil {
 		return nil
 	}
 	s.fail(err)
-	return outcomeUnknown(l.path, err)
+	return session.OutcomeUnknown(l.path, err)
 }
 
 func (l *commitLog) syncFiles(f *folder) error {
@@ -203,9 +203,4 @@ func (l *commitLog) close() error {
 	err := l.file.Close()
 	l.file = nil
 	return err
-}
-
-func outcomeUnknown(path string, err error) error {
-	return &agent.Error{Op: "commit", Kind: agent.OutcomeUnknown, Err: err,
-		Msg: "the disk did not confirm a write to " + path + ": check the disk, restart agentd, and retry with the same key"}
 }

@@ -1,4 +1,4 @@
-package reference
+package session
 
 import (
 	"errors"
@@ -18,9 +18,9 @@ const (
 	ioCorruptFS sqlite.Code = 10 | 33<<8
 )
 
-// fault turns what SQLite said about the database at path into an *agent.Error
+// Fault turns what SQLite said about the database at path into an *agent.Error
 // that says what to do.
-func fault(op string, id agent.ID, path string, err error) error {
+func Fault(op string, id agent.ID, path string, err error) error {
 	var cause *sqlite.Error
 	if !errors.As(err, &cause) {
 		return err
@@ -43,11 +43,11 @@ func fault(op string, id agent.ID, path string, err error) error {
 	}
 	switch cause.Code {
 	case ioShortRead, ioData, ioCorruptFS:
-		return damaged(op, id, path, err)
+		return Damaged(op, id, path, err)
 	}
 	switch cause.Code.Primary() {
 	case sqlite.Corrupt, sqlite.NotADB:
-		return damaged(op, id, path, err)
+		return Damaged(op, id, path, err)
 	case sqlite.Full:
 		e.Kind, e.Msg = agent.StorageFull, fmt.Sprintf("no space for %s: the disk is full or the database has reached %d GiB; delete data or free space", path, storage.MaxDatabaseBytes>>30)
 	case sqlite.TooBig:
@@ -70,18 +70,25 @@ const turnTooLarge = "one turn may change 64 MiB: write in several turns"
 
 var _ [storage.MaxTurnBytes]byte = [64 << 20]byte{} // turnTooLarge says so
 
-// damaged is the error of a file that cannot be believed.
-func damaged(op string, id agent.ID, path string, err error) error {
+// Damaged is the error of a file that cannot be believed.
+func Damaged(op string, id agent.ID, path string, err error) error {
 	return &agent.Error{Op: op, Agent: id, Kind: agent.Corrupt, Err: err,
 		Msg: fmt.Sprintf("database file %s is damaged: restore it from a backup, or move it away to start the agent empty", path)}
 }
 
-// isSyncFailure says whether a sync failed inside SQLite: what is on disk is then
+// SyncFailed says whether a sync failed inside SQLite: what is on disk is then
 // unknown.
-func isSyncFailure(err error) bool {
+func SyncFailed(err error) bool {
 	var cause *sqlite.Error
 	return errors.As(err, &cause) && (cause.Code == sqlite.IOErrFsync || cause.Code == ioDirFsync)
 }
 
 // ioDirFsync is the extended code of a folder whose sync failed.
 const ioDirFsync sqlite.Code = 10 | 5<<8
+
+// OutcomeUnknown is the error of a commit of which nobody can say whether it is on
+// disk.
+func OutcomeUnknown(path string, err error) error {
+	return &agent.Error{Op: "commit", Kind: agent.OutcomeUnknown, Err: err,
+		Msg: "the disk did not confirm a write to " + path + ": check the disk, restart agentd, and retry with the same key"}
+}
