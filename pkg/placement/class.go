@@ -1,12 +1,17 @@
 // Package placement holds the table that a whole cluster agrees on: which nodes
-// exist, which node owns which shard, and which versions of which classes are
-// deployed. The table is a pure state machine: time comes in the command.
+// exist, which nodes keep and own which shard, and which versions of which classes
+// are deployed. The table is a pure state machine: time comes in the command. The
+// controller's decisions are a pure function of it too: see Plan.
+//
+// It does not replicate anything and talks to nobody; see Placer for what does.
 package placement
 
 import (
 	"crypto/sha256"
 	"encoding/hex"
 	"time"
+
+	"agentd/pkg/agent"
 )
 
 // Limits of one deployment.
@@ -30,6 +35,13 @@ func (b Bundle) Hash() string {
 	h.Write([]byte{0})
 	h.Write(b.SourceMap)
 	return hex.EncodeToString(h.Sum(nil))
+}
+
+func (b Bundle) validate() error {
+	if n := len(b.Code) + len(b.SourceMap); n > MaxBundleBytes {
+		return refuse("deploy", agent.TooLarge, "the bundle has %d bytes with its source map; at most %d are allowed", n, MaxBundleBytes)
+	}
+	return nil
 }
 
 // ClassVersion is one deployed version of a class.

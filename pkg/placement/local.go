@@ -2,16 +2,15 @@ package placement
 
 import (
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
+	"slices"
 	"sync"
-	"sync/atomic"
+	"syscall"
 	"time"
 
 	"agentd/pkg/agent"
@@ -21,106 +20,110 @@ import (
 // file per bundle. Every change is on disk before it is seen. All methods may be
 // called from any goroutine.
 type Local struct {
-	dir   string
-	table atomic.Pointer[Table]
-	mu    sync.Mutex // one change at a time; held over file writes, which only deploying waits for
+	latest  Latest
+	dir     string
+	bundles *BundleStore
+	mu      sync.Mutex // one change at a time; held over file writes, which only deploying waits for
 }
+
+var _ Placer = (*Local)(nil)
 
 // OpenLocal reads the table in dir or begins one whose shards all belong to node.
-// A table of another node is kept as it is apart from the owner: a cluster of one
-// has no other.
+// The table of a node that is alone follows a change of its name; one that was part
+// of a cluster does not, and is refused with Conflict if it has other nodes.
 func OpenLocal(dir, node string) (*Local, error) {
-	l := &Local{dir: dir}
-	if err := os.MkdirAll(filepath.Join(dir, "bundles"), 0o700); err != nil {
-		return nil, &agent.Error{Op: "open placement table", Kind: agent.Denied, Err: err}
-	}
-	data, err := os.ReadFile(l.tablePath())
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		l.table.Store(NewTable(DefaultShards, node))
-		return l, nil
-	case err != nil:
-		return nil, &agent.Error{Op: "read placement table", Kind: agent.Denied, Err: err}
-	}
-	t := new(Table)
-	if err := json.Unmarshal(data, t); err != nil {
-		return nil, &agent.Error{Op: "read placement table", Kind: agent.Corrupt,
-			Msg: "restore " + l.tablePath() + " from a backup, or remove it and deploy the classes again", Err: err}
-	}
-	for i := range t.shards {
-		t.shards[i] = node
-	}
-	l.table.Store(t)
-	return l, nil
-}
-
-// Table is the newest state.
-func (l *Local) Table() *Table { return l.table.Load() }
-
-// Deploy stores a bundle and makes it the newest version of its classes. Deploying
-// the same code again changes nothing.
-func (l *Local) Deploy(_ context.Context, at time.Time, namespace string, b Bundle, classes []DeployedClass) ([]ClassVersion, error) {
-	if n := len(b.Code) + len(b.SourceMap); n > MaxBundleBytes {
-		return nil, &agent.Error{Op: "deploy", Kind: agent.TooLarge,
-			Msg: fmt.Sprintf("the bundle has %d bytes with its source map; at most %d are allowed", n, MaxBundleBytes)}
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	hash, err := l.putLocked(b)
+	const op = "read placement table"
+	bundles, err := OpenBundles(filepath.Join(dir, "bundles"))
 	if err != nil {
 		return nil, err
 	}
-	return l.proposeLocked(Command{At: at, Deploy: &Deploy{Namespace: namespace, Bundle: hash, Classes: classes}})
+	l := &Local{dir: dir, bundles: bundles}
+	data, err := os.ReadFile(l.tablePath())
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		l.latest.Set(NewTable(DefaultShards, node))
+		return l, nil
+	case err != nil:
+		return nil, &agent.Error{Op: op, Kind: agent.Denied, Err: err}
+	}
+	t := new(Table)
+	if err = t.UnmarshalJSON(data); err == nil && t.Shards() == 0 {
+		err = errors.New("it has no shards")
+	}
+	if err != nil {
+		return nil, &agent.Error{Op: op, Kind: agent.Corrupt,
+			Msg: "restore " + l.tablePath() + " from a backup, or remove it and deploy the classes again", Err: err}
+	}
+	if t.cluster == "" {
+		t = t.renamed(node)
+	}
+	if _, known := t.Node(node); !known || len(t.nodes) != 1 {
+		return nil, refuse(op, agent.Conflict, "the folder belongs to a cluster of %d nodes, one of them %s: start it with that name and --join",
+			len(t.nodes), t.Nodes()[0].Name)
+	}
+	l.latest.Set(t)
+	return l, nil
+}
+
+// renamed is the table of a node alone under another name.
+func (t *Table) renamed(node string) *Table {
+	next := t.clone()
+	n := t.Nodes()[0]
+	n.Name = node
+	next.nodes = map[string]Node{node: n}
+	next.shards = slices.Clone(t.shards)
+	for i := range next.shards {
+		next.shards[i].Replicas, next.shards[i].Preferred = []string{node}, node
+	}
+	return next
+}
+
+// Table is the newest state.
+func (l *Local) Table() *Table { return l.latest.Table() }
+
+// Watch gives a channel that is closed when Table changes next.
+func (l *Local) Watch() <-chan struct{} { return l.latest.Watch() }
+
+// Deploy stores a bundle and makes it the newest version of its classes. Deploying
+// the same code again changes nothing.
+func (l *Local) Deploy(ctx context.Context, at time.Time, namespace string, b Bundle, classes []DeployedClass) ([]ClassVersion, error) {
+	hash, release, err := l.bundles.Put(b)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	return l.Propose(ctx, Command{At: at, Deploy: &Deploy{Namespace: namespace, Bundle: hash, Classes: classes}})
 }
 
 // Rollback makes an older version of a class its newest again.
-func (l *Local) Rollback(_ context.Context, at time.Time, r Rollback) ([]ClassVersion, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.proposeLocked(Command{At: at, Rollback: &r})
-}
-
-func (l *Local) putLocked(b Bundle) (hash string, err error) {
-	hash = b.Hash()
-	path := l.bundlePath(hash)
-	if _, err := os.Stat(path); err == nil {
-		return hash, nil
-	}
-	data, err := json.Marshal(storedBundle{Code: string(b.Code), SourceMap: string(b.SourceMap)})
-	if err != nil {
-		return "", fmt.Errorf("encode bundle: %w", err)
-	}
-	return hash, writeFileSync(path, data)
+func (l *Local) Rollback(ctx context.Context, at time.Time, r Rollback) ([]ClassVersion, error) {
+	return l.Propose(ctx, Command{At: at, Rollback: &r})
 }
 
 // Bundle reads code by its hash and checks that it is what was stored.
 func (l *Local) Bundle(_ context.Context, hash string) (Bundle, error) {
-	fail := func(kind agent.Kind, msg string, err error) (Bundle, error) {
-		return Bundle{}, &agent.Error{Op: "read bundle", Kind: kind, Msg: msg, Err: err}
+	b, err := l.bundles.Get(hash)
+	if agent.KindOf(err) == agent.NotFound { // there is no other node to have it
+		return Bundle{}, &agent.Error{Op: "read bundle", Kind: agent.Corrupt, Msg: "deploy the class again", Err: err}
 	}
-	if _, err := hex.DecodeString(hash); err != nil || len(hash) != 64 {
-		return fail(agent.Invalid, fmt.Sprintf("%.80q is no bundle hash", hash), nil)
-	}
-	data, err := os.ReadFile(l.bundlePath(hash))
-	if err != nil {
-		return fail(agent.Corrupt, "deploy the class again", err)
-	}
-	var s storedBundle
-	if err := json.Unmarshal(data, &s); err != nil {
-		return fail(agent.Corrupt, l.bundlePath(hash)+" is damaged; deploy the class again", err)
-	}
-	b := Bundle{Code: []byte(s.Code), SourceMap: []byte(s.SourceMap)}
-	if b.Hash() != hash {
-		return fail(agent.Corrupt, l.bundlePath(hash)+" does not match its name; remove it and deploy the class again", nil)
-	}
-	return b, nil
+	return b, err
 }
 
-// proposeLocked applies a command, makes it durable, and then shows it.
-func (l *Local) proposeLocked(cmd Command) ([]ClassVersion, error) {
-	next, made, err := l.Table().Apply(cmd)
-	if err != nil {
-		return nil, err
+// Propose applies a command, makes it durable, and then shows it. Commands about
+// other nodes are refused with Unavailable: there is nobody here to carry them out.
+func (l *Local) Propose(_ context.Context, cmd Command) ([]ClassVersion, error) {
+	if cmd.Deploy == nil && cmd.Rollback == nil && cmd.SetNamespace == nil && cmd.DropNamespace == nil {
+		if _, err := cmd.part(); err != nil {
+			return nil, err
+		}
+		return nil, refuse("change placement table", agent.Unavailable, "this node is alone: start it with --peer and --bootstrap-expect 1 to make a cluster of it")
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.Table()
+	next, made, err := now.Apply(cmd)
+	if err != nil || next == now {
+		return made, err
 	}
 	data, err := json.Marshal(next)
 	if err != nil {
@@ -129,44 +132,23 @@ func (l *Local) proposeLocked(cmd Command) ([]ClassVersion, error) {
 	if err := writeFileSync(l.tablePath(), data); err != nil {
 		return nil, err
 	}
-	l.table.Store(next)
-	l.dropUnusedLocked(next)
+	l.latest.Set(next)
+	l.bundles.Sweep(next.Bundles())
 	return made, nil
 }
 
-// dropUnusedLocked removes bundles that no kept version needs. What cannot be
-// removed now is tried again at the next change.
-func (l *Local) dropUnusedLocked(t *Table) {
-	used := t.Bundles()
-	entries, err := os.ReadDir(filepath.Join(l.dir, "bundles"))
-	if err != nil {
-		return
-	}
-	for _, e := range entries {
-		if hash := strings.TrimSuffix(e.Name(), ".json"); !used[hash] {
-			_ = os.Remove(filepath.Join(l.dir, "bundles", e.Name()))
-		}
-	}
-}
-
-type storedBundle struct {
-	Code      string `json:"code"`
-	SourceMap string `json:"sourceMap"`
-}
-
 func (l *Local) tablePath() string { return filepath.Join(l.dir, "table.json") }
-
-func (l *Local) bundlePath(hash string) string {
-	return filepath.Join(l.dir, "bundles", hash+".json")
-}
 
 // writeFileSync replaces a file so that after a power cut it is either the old or
 // the new one: write beside, sync, rename, sync the folder.
 func writeFileSync(path string, data []byte) (err error) {
 	fail := func(err error) error {
 		kind := agent.Internal
-		if errors.Is(err, fs.ErrPermission) {
+		switch {
+		case errors.Is(err, fs.ErrPermission):
 			kind = agent.Denied
+		case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+			kind = agent.StorageFull
 		}
 		return &agent.Error{Op: "write " + path, Kind: kind, Err: err}
 	}

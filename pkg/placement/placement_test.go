@@ -167,7 +167,7 @@ func TestLocal_DamageIsNamed(t *testing.T) {
 	}
 	hash := made[0].Bundle
 	forged, _ := json.Marshal(storedBundle{Code: "other"})
-	if err := os.WriteFile(l.bundlePath(hash), forged, 0o600); err != nil {
+	if err := os.WriteFile(l.bundles.path(hash), forged, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := l.Bundle(ctx, hash); agent.KindOf(err) != agent.Corrupt {

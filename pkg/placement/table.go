@@ -1,7 +1,6 @@
 package placement
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,228 +9,158 @@ import (
 	"agentd/pkg/agent"
 )
 
+// Limits of one table. A command that would pass one is refused; a stored table
+// that does is not read.
+const (
+	MaxNodes      = 1000
+	MaxShards     = 4096
+	MaxNamespaces = 10_000
+	MaxTableBytes = 64 << 20 // of the stored form
+
+	maxRemoved = 1000 // disks that are remembered after their removal; the oldest are forgotten
+	maxText    = 255  // bytes of a node's name and of each address
+	maxID      = 64   // bytes of a cluster's ID and of a disk's
+)
+
+// DefaultReplication is how many nodes keep each shard, if there are as many.
+const DefaultReplication = 3
+
 // Table is one state of what the cluster agrees on. It is immutable: Apply gives
-// the next one, so readers need no lock. The zero Table is not valid; see NewTable.
+// the next one, so readers need no lock. The zero Table is a cluster that has not
+// been formed: it has no shards and takes no command but Form.
 type Table struct {
-	shards  []string                             // owner node of each shard
-	classes map[string]map[string][]ClassVersion // namespace → class → versions, oldest first
+	cluster     string // ID of the cluster; empty in the table of a node that is alone and never met another
+	revision    uint64 // number of changes so far
+	replication int
+	shards      []Shard
+	nodes       map[string]Node // by name; those that were not removed
+	removed     []Removed       // oldest first
+	namespaces  map[string]NamespaceLimits
+	classes     map[string]map[string][]ClassVersion // namespace → class → versions, oldest first
 }
 
-// Command is one change. Exactly one of its parts is set. At is the time at which
-// it was proposed; the table never reads a clock.
-type Command struct {
-	At       time.Time
-	Deploy   *Deploy   `json:",omitempty"`
-	Rollback *Rollback `json:",omitempty"`
-}
-
-// Deploy makes a bundle the newest version of each of its classes.
-type Deploy struct {
-	Namespace string
-	Bundle    string // Bundle.Hash
-	Classes   []DeployedClass
-}
-
-// DeployedClass is a class that was found in a bundle.
-type DeployedClass struct {
-	Name    string
-	Methods []string
-}
-
-// Rollback makes an older version of a class its newest again.
-type Rollback struct {
-	Namespace string
-	Class     string
-	Version   uint64
-}
-
-// NewTable is the table of a new cluster: every shard belongs to the given node.
+// NewTable is the table of a node that is alone: every shard belongs to it. Its
+// disk and addresses are not known until Form or Join tells them.
 func NewTable(shards int, node string) *Table {
-	t := &Table{shards: make([]string, shards), classes: map[string]map[string][]ClassVersion{}}
+	t := &Table{
+		replication: DefaultReplication,
+		shards:      make([]Shard, shards),
+		nodes:       map[string]Node{node: {Name: node, State: Up, Generation: 1}},
+		classes:     map[string]map[string][]ClassVersion{},
+	}
 	for i := range t.shards {
-		t.shards[i] = node
+		t.shards[i] = Shard{Replicas: []string{node}, Preferred: node, Generation: 1}
 	}
 	return t
 }
 
-// Apply returns the table after cmd and the versions that cmd made or confirmed.
-// A command that cannot be applied changes nothing; its error has kind Invalid,
-// NotFound or UnknownClass.
-func (t *Table) Apply(cmd Command) (*Table, []ClassVersion, error) {
-	switch {
-	case cmd.Deploy != nil:
-		return t.deploy(cmd.At, cmd.Deploy)
-	case cmd.Rollback != nil:
-		return t.rollback(cmd.At, cmd.Rollback)
-	}
-	return t, nil, &agent.Error{Op: "apply placement command", Kind: agent.Invalid, Msg: "the command is empty"}
-}
+// Cluster is the ID that all nodes of the cluster share; empty before Form.
+func (t *Table) Cluster() string { return t.cluster }
 
-func (t *Table) deploy(at time.Time, d *Deploy) (*Table, []ClassVersion, error) {
-	if err := d.validate(); err != nil {
-		return t, nil, err
-	}
-	next := t.clone(d.Namespace)
-	made := make([]ClassVersion, 0, len(d.Classes))
-	for _, c := range d.Classes {
-		versions := next.classes[d.Namespace][c.Name]
-		if n := len(versions); n > 0 && versions[n-1].Bundle == d.Bundle {
-			made = append(made, versions[n-1]) // the same code again: nothing to do
-			continue
-		}
-		v := ClassVersion{Namespace: d.Namespace, Class: c.Name, Bundle: d.Bundle, Methods: c.Methods, DeployedAt: at}
-		made = append(made, next.add(v))
-	}
-	return next, made, nil
-}
+// Revision counts the changes that made this table.
+func (t *Table) Revision() uint64 { return t.revision }
 
-func (d *Deploy) validate() error {
-	if err := agent.ValidateNamespace(d.Namespace); err != nil {
-		return err
-	}
-	if n := len(d.Classes); n == 0 || n > MaxClassesPerBundle {
-		return &agent.Error{Op: "deploy", Kind: agent.Invalid,
-			Msg: fmt.Sprintf("a bundle must hold 1 to %d classes, this one holds %d", MaxClassesPerBundle, n)}
-	}
-	for _, c := range d.Classes {
-		if err := agent.ValidateClass(c.Name); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (t *Table) rollback(at time.Time, r *Rollback) (*Table, []ClassVersion, error) {
-	versions := t.classes[r.Namespace][r.Class]
-	if len(versions) == 0 {
-		return t, nil, unknownClass("roll back", r.Namespace, r.Class)
-	}
-	i := slices.IndexFunc(versions, func(v ClassVersion) bool { return v.Version == r.Version })
-	if i < 0 {
-		return t, nil, &agent.Error{Op: "roll back", Kind: agent.NotFound,
-			Msg: fmt.Sprintf("class %s has no version %d; kept are %d to %d", r.Class, r.Version, versions[0].Version, versions[len(versions)-1].Version)}
-	}
-	next := t.clone(r.Namespace)
-	v := versions[i]
-	v.DeployedAt = at
-	return next, []ClassVersion{next.add(v)}, nil
-}
-
-// clone copies what a change of one namespace may touch.
-func (t *Table) clone(namespace string) *Table {
-	next := &Table{shards: t.shards, classes: maps.Clone(t.classes)}
-	next.classes[namespace] = maps.Clone(t.classes[namespace])
-	if next.classes[namespace] == nil {
-		next.classes[namespace] = map[string][]ClassVersion{}
-	}
-	return next
-}
-
-// add appends v as the newest version and drops what is over MaxVersionsKept. It is
-// called on a clone only.
-func (t *Table) add(v ClassVersion) ClassVersion {
-	old := t.classes[v.Namespace][v.Class]
-	v.Version = 1
-	if n := len(old); n > 0 {
-		v.Version = old[n-1].Version + 1
-	}
-	versions := append(slices.Clone(old), v)
-	if extra := len(versions) - MaxVersionsKept; extra > 0 {
-		versions = versions[extra:]
-	}
-	t.classes[v.Namespace][v.Class] = versions
-	return v
-}
-
-// Current is the newest version of a class.
-func (t *Table) Current(namespace, class string) (ClassVersion, error) {
-	versions := t.classes[namespace][class]
-	if len(versions) == 0 {
-		return ClassVersion{}, unknownClass("find class", namespace, class)
-	}
-	return versions[len(versions)-1], nil
-}
-
-// Versions are the kept versions of a class, newest first.
-func (t *Table) Versions(namespace, class string) ([]ClassVersion, error) {
-	versions := slices.Clone(t.classes[namespace][class])
-	if len(versions) == 0 {
-		return nil, unknownClass("list versions", namespace, class)
-	}
-	slices.Reverse(versions)
-	return versions, nil
-}
-
-// Classes are the newest versions of a namespace's classes, by name.
-func (t *Table) Classes(namespace string) []ClassVersion {
-	all := make([]ClassVersion, 0, len(t.classes[namespace]))
-	for _, name := range slices.Sorted(maps.Keys(t.classes[namespace])) {
-		versions := t.classes[namespace][name]
-		all = append(all, versions[len(versions)-1])
-	}
-	return all
-}
-
-// Bundles are the hashes that any kept version needs.
-func (t *Table) Bundles() map[string]bool {
-	used := map[string]bool{}
-	for _, classes := range t.classes {
-		for _, versions := range classes {
-			for _, v := range versions {
-				used[v.Bundle] = true
-			}
-		}
-	}
-	return used
-}
+// Replication is how many nodes keep each shard, if there are as many: 1, 3 or 5.
+func (t *Table) Replication() int { return t.replication }
 
 // Shards is the number of shards, fixed when the cluster was created.
 func (t *Table) Shards() int { return len(t.shards) }
 
-// Owner is the node that owns an agent.
-func (t *Table) Owner(id agent.ID) string { return t.shards[ShardOf(id, len(t.shards))] }
-
-func unknownClass(op, namespace, class string) error {
-	return &agent.Error{Op: op, Kind: agent.UnknownClass,
-		Msg: fmt.Sprintf("no class %q is deployed in namespace %q; `agentd class ls` shows what is, `agentd deploy FILE` adds one", class, namespace)}
+// Shard is one shard's row; i is below Shards().
+func (t *Table) Shard(i int) Shard {
+	s := t.shards[i]
+	s.Replicas, s.Was = slices.Clone(s.Replicas), slices.Clone(s.Was)
+	return s
 }
 
-// wireTable is the stored form.
-type wireTable struct {
-	Format  int                                  `json:"format"`
-	Shards  []string                             `json:"shards"`
-	Classes map[string]map[string][]ClassVersion `json:"classes"`
+// Owner is the node that should own an agent: the preferred owner of its shard.
+// While leadership moves, another replica may own it for a moment; see
+// Shard.Replicas for who that can be. It is empty before Form.
+func (t *Table) Owner(id agent.ID) string {
+	if len(t.shards) == 0 {
+		return ""
+	}
+	return t.shards[ShardOf(id, len(t.shards))].Preferred
 }
 
-const tableFormat = 1
-
-// MarshalJSON writes the stored form.
-func (t *Table) MarshalJSON() ([]byte, error) {
-	return json.Marshal(wireTable{Format: tableFormat, Shards: t.shards, Classes: t.classes})
+// Node is the row of a node that was not removed.
+func (t *Table) Node(name string) (Node, bool) {
+	n, ok := t.nodes[name]
+	return n, ok
 }
 
-// UnmarshalJSON reads the stored form and refuses a newer one.
-func (t *Table) UnmarshalJSON(data []byte) error {
-	var w wireTable
-	if err := json.Unmarshal(data, &w); err != nil {
-		return fmt.Errorf("decode placement table: %w", err)
+// Nodes are the rows of all nodes that were not removed, by name.
+func (t *Table) Nodes() []Node {
+	all := make([]Node, 0, len(t.nodes))
+	for _, name := range slices.Sorted(maps.Keys(t.nodes)) {
+		all = append(all, t.nodes[name])
 	}
-	if w.Format != tableFormat {
-		return fmt.Errorf("placement table has format %d; this agentd reads %d: use the version that wrote it", w.Format, tableFormat)
-	}
-	if len(w.Shards) == 0 {
-		return fmt.Errorf("placement table has no shards")
-	}
-	for namespace, classes := range w.Classes {
-		for class, versions := range classes {
-			if len(versions) == 0 {
-				return fmt.Errorf("placement table: class %s of namespace %s has no version", class, namespace)
-			}
+	return all
+}
+
+// Removed are the disks that were removed and are still remembered, oldest first.
+func (t *Table) Removed() []Removed { return slices.Clone(t.removed) }
+
+// Oldest is the lowest format of records and of commands that any node reads: what
+// may be written so that every node can read it.
+func (t *Table) Oldest() (record, command uint32) {
+	for i, n := range t.Nodes() {
+		if i == 0 {
+			record, command = n.Versions.Record, n.Versions.Command
 		}
+		record, command = min(record, n.Versions.Record), min(command, n.Versions.Command)
 	}
-	t.shards, t.classes = w.Shards, w.Classes
-	if t.classes == nil {
-		t.classes = map[string]map[string][]ClassVersion{}
+	return record, command
+}
+
+// clone is a shallow copy: whoever changes one of its maps or slices copies that
+// first.
+func (t *Table) clone() *Table {
+	next := *t
+	return &next
+}
+
+// withNode is a copy in which n has taken the place of the row of its name.
+func (t *Table) withNode(n Node) *Table {
+	next := t.clone()
+	next.nodes = maps.Clone(t.nodes)
+	if next.nodes == nil {
+		next.nodes = map[string]Node{}
 	}
-	return nil
+	next.nodes[n.Name] = n
+	return next
+}
+
+// withShard is a copy in which s, with its generation raised, is row i.
+func (t *Table) withShard(i int, s Shard) *Table {
+	next := t.clone()
+	s.Generation++
+	next.shards = slices.Clone(t.shards)
+	next.shards[i] = s
+	return next
+}
+
+// refuse is the error of a command that the table does not take.
+func refuse(op string, kind agent.Kind, format string, args ...any) error {
+	return &agent.Error{Op: op, Kind: kind, Msg: fmt.Sprintf(format, args...)}
+}
+
+// SetReplication says how many nodes keep each shard, if there are as many. The
+// planner then adds or removes replicas one by one.
+type SetReplication struct {
+	Replicas int // 1, 3 or 5
+}
+
+func (r *SetReplication) apply(t *Table, _ time.Time) (*Table, []ClassVersion, error) {
+	const op = "set replication"
+	if r.Replicas != 1 && r.Replicas != 3 && r.Replicas != 5 {
+		return t, nil, refuse(op, agent.Invalid,
+			"%d copies of each shard are asked for; choose 1, 3 or 5: an even number survives no more failures than the odd one below it", r.Replicas)
+	}
+	if t.replication == r.Replicas {
+		return t, nil, nil
+	}
+	next := t.clone()
+	next.replication = r.Replicas
+	return next, nil, nil
 }
