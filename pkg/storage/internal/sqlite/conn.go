@@ -2,6 +2,7 @@ package sqlite
 
 // #include <stdlib.h>
 // #include "engine.h"
+// #include "capture.h"
 import "C"
 
 import (
@@ -30,7 +31,8 @@ const (
 // Options of Open.
 type Options struct {
 	// Pages that one transaction may write to the log before it is stopped; 0 for no
-	// limit. What is still in the page cache is not counted.
+	// limit. What is still in the page cache is not counted. A capture has
+	// CaptureOptions.MaxPages beside it, which counts all.
 	MaxWrittenPages int64
 	// Bytes of memory that one statement may take for sorting and temporary tables;
 	// 0 for no limit. Measured over the process, so a little imprecise.
@@ -48,6 +50,7 @@ const (
 	openCreate    = 0x4
 	openNoMutex   = 0x8000
 	openNoFollow  = 0x01000000
+	openExtended  = 0x02000000 // extended result codes, also of the opening itself
 
 	limitLength        = 0
 	limitVdbeOp        = 5
@@ -85,13 +88,17 @@ var initialize = sync.OnceValue(func() int {
 	under := C.CString(vfsNoLocks)
 	defer C.free(unsafe.Pointer(under))
 	vfsText = C.CString(vfsName)
-	return int(C.agentd_register_vfs(under, vfsText))
+	if rc := C.agentd_register_vfs(under, vfsText); rc != 0 {
+		return int(rc)
+	}
+	return int(C.agentd_capture_register(under))
 })
 
 // Conn is one connection. It belongs to one goroutine at a time; only Interrupt
 // may be called from others.
 type Conn struct {
-	c *C.agentd_conn // nil once closed; written under mu, read by the owner without
+	c       *C.agentd_conn // nil once closed; written under mu, read by the owner without
+	capture *Capture       // its file; nil if that is one of the system
 
 	mu sync.Mutex // guards c against Interrupt during Close; no SQLite call is made under it
 
@@ -126,17 +133,22 @@ func Open(path string, o Options) (*Conn, error) {
 		C.agentd_close(c, 0)
 		return nil, err
 	}
-	c.written_max = C.int64_t(o.MaxWrittenPages)
-	c.memory_max = C.int64_t(o.MaxStatementMemory)
-	if o.MaxValueBytes > 0 {
-		C.agentd_limit(c, limitLength, C.int(o.MaxValueBytes))
-	}
-	C.agentd_limit(c, limitVdbeOp, maxVdbeOps)
-	C.agentd_limit(c, limitAttached, 0)
-	C.agentd_limit(c, limitLikePattern, maxLikePatternBytes)
-	C.agentd_limit(c, limitTriggerDepth, maxTriggerDepth)
-	C.agentd_limit(c, limitWorkerThreads, 0)
+	conn.limit(o)
 	return conn, nil
+}
+
+// limit sets the limits of o and those that hold for every connection.
+func (c *Conn) limit(o Options) {
+	c.c.written_max = C.int64_t(o.MaxWrittenPages)
+	c.c.memory_max = C.int64_t(o.MaxStatementMemory)
+	if o.MaxValueBytes > 0 {
+		C.agentd_limit(c.c, limitLength, C.int(o.MaxValueBytes))
+	}
+	C.agentd_limit(c.c, limitVdbeOp, maxVdbeOps)
+	C.agentd_limit(c.c, limitAttached, 0)
+	C.agentd_limit(c.c, limitLikePattern, maxLikePatternBytes)
+	C.agentd_limit(c.c, limitTriggerDepth, maxTriggerDepth)
+	C.agentd_limit(c.c, limitWorkerThreads, 0)
 }
 
 // Close frees the connection; its statements must be finalized. With checkpoint
@@ -149,6 +161,9 @@ func (c *Conn) Close(checkpoint bool) error {
 	c.mu.Unlock()
 	if raw == nil {
 		return nil
+	}
+	if c.capture != nil {
+		c.capture.detach()
 	}
 	flag := C.int(0)
 	if checkpoint {
@@ -183,6 +198,14 @@ func (c *Conn) Exec(sql string) error {
 	return nil
 }
 
+// Vacuum rebuilds the database without its free pages, in memory: it takes as much
+// as the database is large. No transaction may be open.
+func (c *Conn) Vacuum() error {
+	C.agentd_limit(c.c, limitAttached, 1) // SQLite attaches the copy
+	defer C.agentd_limit(c.c, limitAttached, 0)
+	return c.Exec("VACUUM")
+}
+
 // Checkpoint writes the log back to the database as far as possible and syncs both.
 func (c *Conn) Checkpoint() error {
 	if rc := C.agentd_checkpoint(c.c); rc != 0 {
@@ -204,8 +227,9 @@ func (c *Conn) WALFrames() int { return int(c.c.wal_frames) }
 // TotalChanges counts the rows changed since Open, as of the last step.
 func (c *Conn) TotalChanges() int64 { return int64(c.c.total) }
 
-// WrittenPages counts pages written since Open; MarkWritten begins a new
-// transaction's count.
+// WrittenPages counts pages written since MarkWritten began a new transaction's
+// count. What is still in the page cache is not counted, and on a capture each page
+// counts once.
 func (c *Conn) WrittenPages() int64 { return int64(C.agentd_written(c.c) - c.c.written_base) }
 
 // MarkWritten begins the count of MaxWrittenPages for a new transaction.

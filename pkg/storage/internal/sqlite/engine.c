@@ -1,8 +1,10 @@
 #include "engine.h"
+#include "capture.h"
 
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,6 +14,7 @@ enum {
   CONFIG_LOOKASIDE = 13, CONFIG_PAGECACHE = 7,
   DBCONFIG_ENABLE_FKEY = 1002, DBCONFIG_NO_CKPT_ON_CLOSE = 1006, DBCONFIG_DEFENSIVE = 1010,
   DBCONFIG_TRUSTED_SCHEMA = 1017,
+  FCNTL_RESERVE_BYTES = 38, TXN_WRITE = 2,
   DBSTATUS_CACHE_WRITE = 9, STMTSTATUS_MEMUSED = 99,
   PROGRESS_OPS = 2000
 };
@@ -36,6 +39,7 @@ int agentd_initialize(int lookaside_size, int lookaside_count) {
 
 int64_t agentd_written(agentd_conn *c) {
   int now = 0, high = 0;
+  if (c->capture) return c->capture->staging.count;
   sqlite3_db_status(c->db, DBSTATUS_CACHE_WRITE, &now, &high, 0);
   return now;
 }
@@ -76,10 +80,42 @@ int agentd_open(const char *path, int flags, const char *vfs, agentd_conn **out)
   return RC_OK;
 }
 
+/* SQLite has ended a write transaction without a commit. */
+static void agentd_on_rollback(void *arg) { agentd_capture_discard(arg); }
+
+/*
+** Dirty pages beyond the cache spill into the capture's staging list, from where they
+** need not be copied again, where their number is exact (MaxPages), and where they are
+** not taken for the statement's own memory.
+*/
+static const char capture_pragmas[] =
+    "PRAGMA locking_mode=EXCLUSIVE;"
+    "PRAGMA journal_mode=MEMORY;"
+    "PRAGMA synchronous=OFF;"
+    "PRAGMA temp_store=MEMORY;"
+    "PRAGMA cache_size=-512;"
+    "PRAGMA cache_spill=1024;"
+    "PRAGMA max_page_count=2621440;";
+
+int agentd_open_capture(struct agentd_capture *file, int flags, agentd_conn **out) {
+  int reserve = PAGE_RESERVED, rc;
+  agentd_capture_hand(file);
+  rc = agentd_open("agent", flags, AGENTD_CAPTURE_VFS, out);
+  agentd_capture_hand(0);
+  if (!*out) return rc;
+  (*out)->capture = file;
+  if (rc != RC_OK) return rc;
+  sqlite3_rollback_hook((*out)->db, agentd_on_rollback, file);
+  rc = sqlite3_file_control((*out)->db, "main", FCNTL_RESERVE_BYTES, &reserve);
+  return rc != RC_OK ? rc : agentd_exec(*out, capture_pragmas);
+}
+
 int agentd_close(agentd_conn *c, int checkpoint) {
   int rc;
   if (c->db && !checkpoint) sqlite3_db_config(c->db, DBCONFIG_NO_CKPT_ON_CLOSE, 1, (int *)0);
   rc = sqlite3_close_v2(c->db);
+  if (c->capture && c->capture->open) c->capture->orphan = 1; /* a statement was not finalized */
+  else if (c->capture) agentd_capture_free(c->capture);
   free(c->row);
   free(c);
   return rc;
@@ -89,14 +125,29 @@ static void agentd_before(agentd_conn *c, int mode) {
   c->mode = mode;
   c->stop = AGENTD_STOP_NONE;
   c->denied[0] = 0;
+  if (c->capture) c->capture->staging.why = AGENTD_LOST_OTHER;
+}
+
+/* What a lost transaction was lost for, and an end to what SQLite left staged. */
+static void agentd_after_capture(agentd_conn *c) {
+  agentd_staging *s = &c->capture->staging;
+  if (s->why == AGENTD_LOST_FULL) c->stop = AGENTD_STOP_WRITTEN;
+  if (s->why == AGENTD_LOST_UNTAKEN)
+    snprintf(c->denied, sizeof c->denied, "the delta of the commit before was not taken: call Take after each");
+  if (c->txn < TXN_WRITE && (s->count > 0 || s->lost)) agentd_capture_discard(c->capture);
+}
+
+static void agentd_after(agentd_conn *c) {
+  c->autocommit = sqlite3_get_autocommit(c->db);
+  c->txn = sqlite3_txn_state(c->db, "main");
+  if (c->capture) agentd_after_capture(c);
 }
 
 int agentd_exec(agentd_conn *c, const char *sql) {
   int rc;
   agentd_before(c, AGENTD_PLATFORM);
   rc = sqlite3_exec(c->db, sql, 0, 0, 0);
-  c->autocommit = sqlite3_get_autocommit(c->db);
-  c->txn = sqlite3_txn_state(c->db, "main");
+  agentd_after(c);
   return rc;
 }
 
@@ -174,8 +225,7 @@ int agentd_next(agentd_conn *c, sqlite3_stmt *s, int mode) {
   rc = sqlite3_step(s);
   if (rc == RC_ROW) rc = agentd_export(c, s);
   else if (rc == RC_DONE) c->changes = sqlite3_changes64(c->db);
-  c->autocommit = sqlite3_get_autocommit(c->db);
-  c->txn = sqlite3_txn_state(c->db, "main");
+  agentd_after(c);
   c->total = sqlite3_total_changes64(c->db);
   return rc;
 }

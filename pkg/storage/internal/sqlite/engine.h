@@ -36,6 +36,8 @@ AGENTD_EXTERN int64_t sqlite3_memory_used(void);
 AGENTD_EXTERN int sqlite3_set_authorizer(sqlite3 *, int (*)(void *, int, const char *, const char *, const char *, const char *), void *);
 AGENTD_EXTERN void sqlite3_progress_handler(sqlite3 *, int, int (*)(void *), void *);
 AGENTD_EXTERN void *sqlite3_wal_hook(sqlite3 *, int (*)(void *, sqlite3 *, const char *, int), void *);
+AGENTD_EXTERN void *sqlite3_rollback_hook(sqlite3 *, void (*)(void *), void *);
+AGENTD_EXTERN int sqlite3_file_control(sqlite3 *, const char *, int, void *);
 AGENTD_EXTERN int sqlite3_wal_checkpoint_v2(sqlite3 *, const char *, int, int *, int *);
 AGENTD_EXTERN int sqlite3_prepare_v3(sqlite3 *, const char *, int, unsigned int, sqlite3_stmt **, const char **);
 AGENTD_EXTERN int sqlite3_finalize(sqlite3_stmt *);
@@ -79,6 +81,7 @@ typedef struct agentd_value {
 ** the connection. */
 typedef struct agentd_conn {
   sqlite3 *db;
+  struct agentd_capture *capture; /* its file; NULL for a connection to a file of the system */
   int interrupted;      /* atomic */
   int mode;             /* of the statement that is prepared or stepped */
   int stop;             /* AGENTD_STOP_… of the last statement */
@@ -108,6 +111,9 @@ typedef struct agentd_prepared {
 int agentd_initialize(int lookaside_size, int lookaside_count);
 int agentd_register_vfs(const char *under, const char *name);
 int agentd_open(const char *path, int flags, const char *vfs, agentd_conn **out);
+/* Opens a connection whose file is the capture; agentd_close frees both, also after an
+** error. */
+int agentd_open_capture(struct agentd_capture *file, int flags, agentd_conn **out);
 int agentd_close(agentd_conn *c, int checkpoint);
 int agentd_exec(agentd_conn *c, const char *sql);
 int agentd_prepare(agentd_conn *c, int mode, const char *sql, int n, agentd_prepared *out);

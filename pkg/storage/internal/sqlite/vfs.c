@@ -1,4 +1,5 @@
 #include "engine.h"
+#include "vfs.h"
 
 #include <errno.h>
 #include <string.h>
@@ -23,46 +24,6 @@ enum {
   OPEN_WAL = 0x80000,
   SECTOR_BYTES = 4096
 };
-
-/* The first layer's structures, as SQLite's interface fixes them. */
-typedef struct sqlite3_io_methods sqlite3_io_methods;
-typedef struct sqlite3_vfs sqlite3_vfs;
-typedef struct sqlite3_file {
-  const sqlite3_io_methods *methods;
-} sqlite3_file;
-
-struct sqlite3_io_methods {
-  int version;
-  int (*close)(sqlite3_file *);
-  int (*read)(sqlite3_file *, void *, int n, int64_t at);
-  int (*write)(sqlite3_file *, const void *, int n, int64_t at);
-  int (*truncate)(sqlite3_file *, int64_t size);
-  int (*sync)(sqlite3_file *, int flags);
-  int (*size)(sqlite3_file *, int64_t *size);
-  int (*lock)(sqlite3_file *, int);
-  int (*unlock)(sqlite3_file *, int);
-  int (*check_lock)(sqlite3_file *, int *);
-  int (*control)(sqlite3_file *, int op, void *);
-  int (*sector_size)(sqlite3_file *);
-  int (*characteristics)(sqlite3_file *);
-};
-
-struct sqlite3_vfs {
-  int version;
-  int file_bytes;
-  int max_path;
-  sqlite3_vfs *next;
-  const char *name;
-  void *data;
-  int (*open)(sqlite3_vfs *, const char *path, sqlite3_file *, int flags, int *out_flags);
-  int (*remove)(sqlite3_vfs *, const char *path, int sync_folder);
-  int (*access)(sqlite3_vfs *, const char *path, int flags, int *result);
-  int (*full_path)(sqlite3_vfs *, const char *path, int n, char *out);
-  void *others[12]; /* dynamic libraries, randomness, time, system calls */
-};
-
-AGENTD_EXTERN sqlite3_vfs *sqlite3_vfs_find(const char *);
-AGENTD_EXTERN int sqlite3_vfs_register(sqlite3_vfs *, int make_default);
 
 static sqlite3_vfs *base; /* set once, by agentd_register_vfs */
 static sqlite3_vfs layer;
