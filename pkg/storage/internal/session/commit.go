@@ -63,8 +63,10 @@ func (s *Session) commitLocked(force bool, own func(Writer) error) (changed bool
 	s.setDeaf(true)
 	defer s.setDeaf(false)
 	w := Writer{s}
-	if !write { // a transaction that changed nothing only has to end
-		err = w.Exec("COMMIT")
+	if !write {
+		// It changed nothing that counts, and only has to end. COMMIT would write what a
+		// savepoint took back: pages that are as they were, but for counters of SQLite's own.
+		err = w.Exec("ROLLBACK")
 		s.turn.open = err != nil
 		return false, err
 	}
