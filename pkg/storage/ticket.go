@@ -1,7 +1,6 @@
 package storage
 
 import (
-	"fmt"
 	"sync"
 	"time"
 )
@@ -35,12 +34,6 @@ func (t *Ticket) Bookmark() string {
 		return ""
 	}
 	return Bookmark(t.at, t.seq)
-}
-
-// Bookmark is the text form of a commit's time and number: milliseconds since 1970
-// and the number, 16 hexadecimal digits each.
-func Bookmark(at time.Time, seq uint64) string {
-	return fmt.Sprintf("%016x-%016x", max(at.UnixMilli(), 0), seq)
 }
 
 // Settle is for engines: the first call decides and runs what waits, in the order
