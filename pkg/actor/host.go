@@ -168,7 +168,7 @@ func (h *Host) makeRoomLocked(id agent.ID) (room <-chan struct{}, err error) {
 		return nil, nil
 	}
 	for a := h.roster.oldest; a != nil; a = a.newer {
-		if room := a.inbox.evict(); room != nil {
+		if room := a.inbox.evict(false); room != nil {
 			h.evicting.Add(1)
 			return room, nil
 		}
@@ -180,15 +180,17 @@ func (h *Host) makeRoomLocked(id agent.ID) (room <-chan struct{}, err error) {
 // EvictIdle asks up to n idle instances to hibernate, the least recently used
 // first, and says how many it asked. It does not wait for them.
 func (h *Host) EvictIdle(n int) int {
-	return len(h.evictWhere(n, func(agent.ID) bool { return true }))
+	return len(h.evictWhere(n, false, func(agent.ID) bool { return true }))
 }
 
-// EvictClass asks the idle instances of a class to hibernate, so that they start
-// with its newest code, says how many it asked, and waits until they have or found
-// something to do: an event that comes after it meets none of them. The end of ctx
-// ends the wait.
+// EvictClass asks the instances of a class to hibernate when they are idle, so that
+// they start with its newest code, says how many it asked, and waits until they have
+// or found something to do: an event that comes after it meets none of them. The end
+// of ctx ends the wait, and so does a turn that runs for longer than turnPatience.
 func (h *Host) EvictClass(ctx context.Context, namespace, class string) int {
-	rooms := h.evictWhere(math.MaxInt, func(id agent.ID) bool { return id.Namespace == namespace && id.Class == class })
+	ctx, cancel := context.WithTimeout(ctx, turnPatience)
+	defer cancel()
+	rooms := h.evictWhere(math.MaxInt, true, func(id agent.ID) bool { return id.Namespace == namespace && id.Class == class })
 	for _, room := range rooms {
 		select {
 		case <-room:
@@ -199,14 +201,17 @@ func (h *Host) EvictClass(ctx context.Context, namespace, class string) int {
 	return len(rooms)
 }
 
-func (h *Host) evictWhere(n int, match func(agent.ID) bool) (rooms []<-chan struct{}) {
+// turnPatience is how long a deployment waits for turns under way.
+const turnPatience = time.Second
+
+func (h *Host) evictWhere(n int, awake bool, match func(agent.ID) bool) (rooms []<-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for a := h.roster.oldest; a != nil && len(rooms) < n; a = a.newer {
 		if !match(a.id) {
 			continue
 		}
-		if room := a.inbox.evict(); room != nil {
+		if room := a.inbox.evict(awake); room != nil {
 			h.evicting.Add(1)
 			rooms = append(rooms, room)
 		}

@@ -130,14 +130,19 @@ func (b *inbox) idleTick() {
 	b.wakeLocked()
 }
 
-// evict asks a sleeping instance to hibernate now; nil when it is not asleep.
-func (b *inbox) evict() <-chan struct{} {
-	if !b.asleep.Load() {
+// evict asks a sleeping instance to hibernate now; nil when it is not asleep. With
+// awake it also asks one that is in a turn with nothing waiting behind it: a caller
+// may have the turn's reply before the loop has come to its end.
+func (b *inbox) evict(awake bool) <-chan struct{} {
+	if !awake && !b.asleep.Load() {
 		return nil
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.parked || !b.asleep.Load() || b.evicting != nil || b.mail.len() > 0 {
+	if b.evicting != nil || b.mail.len() > 0 {
+		return nil
+	}
+	if b.parked && !b.asleep.Load() || !b.parked && (!awake || b.inst == nil || b.posts.len() > 0) {
 		return nil
 	}
 	b.evicting = make(chan struct{})
