@@ -25,18 +25,19 @@ const (
 // Config says how a node runs. The zero value of a field means its default; only
 // DataDir has none.
 type Config struct {
-	DataDir    string        // folder of this node alone; created when absent
-	GRPCAddr   string        // HOST:PORT; port 0 takes a free one
-	HTTPAddr   string        // HOST:PORT for /healthz, /readyz, /metrics
-	Name       string        // of the node in the cluster; default: the host name
-	Memory     uint64        // bytes of Go memory before the turn that grows it is stopped; default 70 % of the machine or its cgroup
-	TurnBudget time.Duration // wall time of one turn; default 30 s
-	Idle       time.Duration // without work, then an agent hibernates; default 10 s
-	MaxLive    int           // agents in memory at once; default 4 096
-	DevErrors  bool          // internal errors carry their causes to clients; for development
-	Insecure   bool          // allow addresses beyond loopback although nothing is encrypted or authenticated
-	Version    string        // reported to clients
-	Log        *slog.Logger  // default: discard
+	DataDir      string        // folder of this node alone; created when absent
+	GRPCAddr     string        // HOST:PORT; port 0 takes a free one
+	HTTPAddr     string        // HOST:PORT for /healthz, /readyz, /metrics
+	Name         string        // of the node in the cluster; default: the host name
+	Memory       uint64        // bytes of Go memory before the turn that grows it is stopped; default 70 % of the machine or its cgroup
+	TurnBudget   time.Duration // wall time of one turn; default 30 s
+	Idle         time.Duration // without work, then an agent hibernates; default 10 s
+	MaxLive      int           // agents in memory at once; default 4 096
+	SegmentBytes int64         // of the commit log's files, some five of which are made ahead; default 64 MiB
+	DevErrors    bool          // internal errors carry their causes to clients; for development
+	Insecure     bool          // allow addresses beyond loopback although nothing is encrypted or authenticated
+	Version      string        // reported to clients
+	Log          *slog.Logger  // default: discard
 }
 
 // Validate fills in defaults and refuses what cannot work, with kind Invalid.

@@ -18,10 +18,10 @@ import (
 	"agentd/pkg/agent"
 	"agentd/pkg/jsagent"
 	"agentd/pkg/placement"
+	"agentd/pkg/replication/single"
 	"agentd/pkg/route"
 	"agentd/pkg/server"
 	"agentd/pkg/storage"
-	"agentd/pkg/storage/reference"
 	"agentd/pkg/wake"
 )
 
@@ -70,7 +70,7 @@ func Start(ctx context.Context, cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	// 2. The data folder: agents' databases, the catalog, the deployed classes.
-	store, err := reference.Open(reference.Config{Dir: cfg.DataDir, Now: time.Now, Log: cfg.Log})
+	store, err := single.Open(ctx, single.Config{Dir: cfg.DataDir, Now: time.Now, Log: cfg.Log, SegmentBytes: cfg.SegmentBytes})
 	if err != nil {
 		return nil, err
 	}

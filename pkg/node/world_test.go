@@ -62,7 +62,7 @@ func start(t *testing.T, change func(*Config)) *world {
 }
 
 func local(dir string) Config {
-	return Config{DataDir: dir, GRPCAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", Name: "n1", Memory: 2 << 30, Version: "test"}
+	return Config{DataDir: dir, GRPCAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", Name: "n1", Memory: 2 << 30, SegmentBytes: 1 << 20, Version: "test"}
 }
 
 func (w *world) open() {
