@@ -37,7 +37,7 @@ type row struct {
 func main() {
 	binary := flag.String("agentd", "bin/agentd", "the agentd to measure")
 	hibernated := flag.Int("hibernated", 100_000, "how many hibernated agents to create")
-	only := flag.String("only", "", "run one part: calls, hostile, wake, live, hibernated")
+	only := flag.String("only", "", "run one part: storage, scale, throttled, calls, hostile, wake, live, hibernated")
 	bare := flag.Bool("bare-grpc", false, "internal: serve an empty gRPC service")
 	flag.Parse()
 	if *bare {
@@ -75,7 +75,7 @@ func measure(ctx context.Context, binary string, hibernated int, only string) (e
 		name string
 		fn   func(context.Context) error
 	}{
-		{"yardsticks", r.yardsticks}, {"calls", r.calls}, {"hostile", r.hostile}, {"wake", r.wakes}, {"live", r.live}, {"hibernated", r.hibernate},
+		{"yardsticks", r.yardsticks}, {"storage", r.storage}, {"scale", r.scale}, {"throttled", r.throttled}, {"calls", r.calls}, {"hostile", r.hostile}, {"wake", r.wakes}, {"live", r.live}, {"hibernated", r.hibernate},
 	}
 	for _, part := range parts {
 		if only != "" && part.name != only && part.name != "yardsticks" {

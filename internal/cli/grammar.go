@@ -39,6 +39,7 @@ type grammar struct {
 	Unquarantine unquarantineCommand `cmd:"" group:"agents" help:"Let a quarantined agent run again."`
 	Delete       deleteCommand       `cmd:"" group:"agents" help:"Delete an agent with all its data."`
 
+	Storage    storageCommands   `cmd:"" group:"tools" help:"Look into the data folder of a server that is stopped."`
 	Doctor     doctorCommand     `cmd:"" group:"tools" help:"Check this machine and the server."`
 	Version    versionCommand    `cmd:"" group:"tools" help:"Print the version."`
 	Completion completionCommand `cmd:"" group:"tools" help:"Print a completion script for a shell."`
