@@ -67,6 +67,9 @@ type Store struct {
 
 var _ storage.Store = (*Store)(nil)
 
+// linger is how long a committed record may wait to be written to its agent's file.
+const linger = 20 * time.Millisecond
+
 // maxWindowBytes bounds the records on their way to the disk.
 const maxWindowBytes = 256 << 20
 
@@ -105,7 +108,7 @@ func (s *Store) start(c Config) error {
 		return err
 	}
 	s.applier = apply.New(apply.Config{Files: s.files, FS: c.FS, Dir: s.folder.Dir, Catalog: s.catalog, Workers: c.Workers,
-		Shards: c.Shards, ShardOf: c.ShardOf, Rebuilt: s.redo.rebuilt, Log: c.Log, Applied: s.applied, Done: s.done, Stuck: s.full.stuck, Unstuck: s.full.unstuck, Failed: s.Fail})
+		Shards: c.Shards, ShardOf: c.ShardOf, Linger: linger, Rebuilt: s.redo.rebuilt, Log: c.Log, Applied: s.applied, Done: s.done, Stuck: s.full.stuck, Unstuck: s.full.unstuck, Failed: s.Fail})
 	return nil
 }
 
@@ -310,6 +313,7 @@ func (s *Store) order(ctx context.Context, op string, r *record.Record) error {
 	}
 	done := s.expect(r.Agent)
 	defer s.forget(r.Agent, done)
+	defer s.applier.Hurry()()
 	settled := make(chan error, 1)
 	if err := proposer.Propose(record.Append(nil, r), func(err error) { settled <- err }); err != nil {
 		return err

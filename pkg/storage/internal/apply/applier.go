@@ -52,6 +52,11 @@ type Config struct {
 	// DefaultQueueBytes. An entry larger than a worker's share is taken alone.
 	QueueBytes int64
 
+	// Linger is how long an entry may wait for others, unless somebody waits for it or
+	// much has gathered: commits of one agent that meet in the queue share the writes
+	// of its pages. 0 for not at all.
+	Linger time.Duration
+
 	// After is a timer for attempts on a full disk; nil is time.After.
 	After func(time.Duration) <-chan time.Time
 
@@ -80,6 +85,7 @@ type Applier struct {
 	shards  []*progress
 	workers []*worker
 	agents  arrivals
+	hurry   atomic.Int64 // of callers that wait for something to be applied
 	patience
 	counters counters
 
@@ -180,6 +186,15 @@ func (a *Applier) Apply(shard int, index uint64, entry []byte) error {
 	return nil
 }
 
+// Hurry keeps entries from lingering until the returned function is called.
+func (a *Applier) Hurry() (end func()) {
+	a.hurry.Add(1)
+	for _, w := range a.workers {
+		w.queue.nudge()
+	}
+	return func() { a.hurry.Add(-1) }
+}
+
 // Wait returns when the shard has applied the entry of the index. Errors as those of
 // Apply, and those of ctx.
 func (a *Applier) Wait(ctx context.Context, shard int, index uint64) error {
@@ -188,6 +203,10 @@ func (a *Applier) Wait(ctx context.Context, shard int, index uint64) error {
 	if err != nil {
 		return err
 	}
+	if changed, err := sh.reached(index); changed == nil {
+		return err
+	}
+	defer a.Hurry()()
 	for {
 		changed, err := sh.reached(index)
 		if changed == nil {
@@ -210,6 +229,10 @@ func (a *Applier) Wait(ctx context.Context, shard int, index uint64) error {
 // Wait. An agent that is deleted meanwhile never gets there: the wait ends with ctx.
 func (a *Applier) WaitAgent(ctx context.Context, id agent.ID, seq uint64) error {
 	const op = "wait for commit"
+	if reached, err := a.holds(id, seq); reached || err != nil {
+		return err
+	}
+	defer a.Hurry()()
 	for {
 		if reached, err := a.holds(id, seq); reached || err != nil {
 			return err

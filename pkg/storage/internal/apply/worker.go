@@ -44,7 +44,7 @@ type op struct {
 }
 
 func newWorker(a *Applier, queueBytes int64) *worker {
-	return &worker{applier: a, queue: newQueue(queueBytes), output: output{counters: &a.counters}, plans: make(map[agent.ID]*plan)}
+	return &worker{applier: a, queue: newQueue(queueBytes, a.config.Linger, &a.hurry), output: output{counters: &a.counters}, plans: make(map[agent.ID]*plan)}
 }
 
 // work runs until the queue is closed and empty, or something fails.
