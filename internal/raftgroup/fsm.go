@@ -88,7 +88,7 @@ func (s snapshot) Persist(k raft.SnapshotSink) error {
 	if !ok {
 		return fmt.Errorf("a snapshot store of type %T is not known", k)
 	}
-	if err := s.group.machine.Checkpoint(s.group.snapshotContext, own.manifest.Index); err != nil {
+	if err := s.group.machine.Checkpoint(*s.group.snapshots.ctx.Load(), own.manifest.Index); err != nil {
 		return err
 	}
 	own.checkpointed = true

@@ -36,11 +36,9 @@ type Group struct {
 	leaving sync.Once
 	left    raft.Future // of raft's shutdown; set by leaving
 
-	snapshotting    sync.Mutex      // one Snapshot at a time
-	snapshotContext context.Context // of the Snapshot under way
-
 	calls sync.RWMutex // held for reading by calls that only a running raft answers; see Stop
 	over  bool         // guarded by calls
+	wg    sync.WaitGroup
 }
 
 // Start joins the group, with what the log holds of it. Entries after the last
@@ -73,9 +71,9 @@ func Start(c Config) (*Group, error) {
 }
 
 func (g *Group) start(c *Config) error {
-	s := &store{log: c.Log, fail: g.fail, window: g.window, committed: g.committed}
+	s := &store{log: c.Log, logger: c.Logger, fail: g.fail, window: g.window, ended: g.ended, committed: g.committed}
 	var err error
-	if g.snapshots, err = openSnapshots(s); err != nil {
+	if g.snapshots, err = openSnapshots(s, c.TrailingEntries); err != nil {
 		return g.corrupt(err)
 	}
 	if err := g.checkLog(c.Log); err != nil {
@@ -89,6 +87,7 @@ func (g *Group) start(c *Config) error {
 		return err
 	}
 	g.raft.Store(r)
+	s.patient.Store(true)
 	members := peersOf(r.GetConfiguration().Configuration())
 	for _, p := range members {
 		if p.Node == c.Node {
@@ -270,28 +269,6 @@ func (g *Group) ask(ctx context.Context, op string, question func() raft.Future)
 	}
 }
 
-// Snapshot has the machine checkpoint what was applied before the call and lets the
-// log forget it. Nothing is done when nothing was applied since the last one.
-func (g *Group) Snapshot(ctx context.Context) error {
-	g.snapshotting.Lock()
-	defer g.snapshotting.Unlock()
-	if err := g.Err(); err != nil {
-		return err
-	}
-	if seen := g.fsm.seen.Load(); seen == 0 || seen == g.snapshots.index() {
-		return nil
-	}
-	g.snapshotContext = ctx
-	err := g.raft.Load().Snapshot().Error()
-	switch {
-	case err == nil, errors.Is(err, raft.ErrNothingNewToSnapshot):
-		return nil
-	case g.Err() != nil:
-		return g.Err()
-	}
-	return fmt.Errorf("snapshot of %s: %w", g.name, err)
-}
-
 // fail ends the group for good. It is called on raft's goroutines and does not wait.
 func (g *Group) fail(err error) {
 	g.life.fail(fmt.Errorf("%s: %w", g.name, err))
@@ -331,6 +308,7 @@ func (g *Group) Stop() {
 	if g.left != nil {
 		g.left.Error() //nolint:errcheck // waits, and is always nil
 	}
+	g.wg.Wait()
 }
 
 // Stats is a picture of a group.

@@ -325,6 +325,121 @@ func TestGroup_EndsWhenItsLogFails(t *testing.T) {
 	})
 }
 
+func TestGroup_LogWithoutRoomCostsLeadershipOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, m := raftgrouptest.NewLog(), newMachine()
+		g, term := lead(t, alone(log, m))
+		defer g.Stop()
+		g.Propose(term, []byte("before"))
+		m.await(t, 1)
+		log.Fill(true)
+		if err := g.Snapshot(t.Context()); err == nil || g.Err() != nil || g.Stats().Snapshot != 0 {
+			t.Errorf("a snapshot without room: %v, the group: %v", err, g.Err())
+		}
+		g.Propose(term, []byte("during"))
+		awaitLeadership(t, g, false)
+		time.Sleep(time.Minute) // an election cannot keep its term meanwhile
+		if err := g.Err(); err != nil || len(g.Leadership()) != 0 {
+			t.Errorf("without room the group failed with %v, or leads", err)
+		}
+		log.Fill(false)
+		awaitLeadership(t, g, true)
+		g.Propose(g.Term(), []byte("after"))
+		if got := m.await(t, 2); !slices.Equal(got, []string{"before", "after"}) {
+			t.Errorf("applied %v", got)
+		}
+	})
+}
+
+func TestStart_OnALogWithoutRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, m := raftgrouptest.NewLog(), newMachine()
+		g, term := lead(t, alone(log, m))
+		g.Propose(term, []byte("x"))
+		m.await(t, 1)
+		g.Stop()
+		log.Fill(true)
+		again := newMachine()
+		g, err := raftgroup.Start(alone(log, again))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer g.Stop()
+		time.Sleep(time.Minute)
+		log.Fill(false)
+		awaitLeadership(t, g, true)
+		again.await(t, 1)
+	})
+}
+
+func TestGroup_StopDoesNotWaitForRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := raftgrouptest.NewLog()
+		g, term := lead(t, alone(log, newMachine()))
+		log.Fill(true)
+		g.Propose(term, []byte("x"))
+		awaitLeadership(t, g, false)
+		time.Sleep(time.Minute)
+		begin := time.Now()
+		g.Stop()
+		if d := time.Since(begin); d != 0 || g.Err() != nil {
+			t.Errorf("Stop took %s, the group failed with %v", d, g.Err())
+		}
+	})
+}
+
+// The manifest was written and the log could not be truncated: the next Snapshot
+// does it although nothing is new.
+func TestGroup_TruncationIsMadeUpFor(t *testing.T) {
+	log, m := raftgrouptest.NewLog(), newMachine()
+	g, term := lead(t, alone(log, m))
+	g.Propose(term, []byte("x"))
+	m.await(t, 1)
+	before := log.Copy()
+	if err := g.Snapshot(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := log.Append(before.Entries()); err != nil { // as if they had never gone
+		t.Fatal(err)
+	}
+	if err := g.Snapshot(t.Context()); err != nil || len(log.Entries()) != 0 {
+		t.Errorf("%v, %d entries are left", err, len(log.Entries()))
+	}
+	g.Stop()
+}
+
+func TestGroup_SnapshotGivesUpWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		g, term := lead(t, alone(raftgrouptest.NewLog(), m))
+		held := m.hold()
+		g.Propose(term, []byte("x"))
+		barred := make(chan error, 1)
+		go func() { barred <- g.Barrier(t.Context(), term) }()
+		synctest.Wait()
+		close(held)
+		if err := <-barred; err != nil {
+			t.Fatal(err)
+		}
+		held = m.hold()
+		g.Propose(term, []byte("y"))
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		for range 2 {
+			if err := g.Snapshot(ctx); err == nil {
+				t.Error("a snapshot was taken while the machine hangs")
+			}
+		}
+		close(held)
+		synctest.Wait()
+		if err := g.Snapshot(t.Context()); err != nil || g.Stats().Snapshot != g.Stats().Applied {
+			t.Errorf("the next snapshot: %v, %+v", err, g.Stats())
+		}
+		g.Stop()
+	})
+}
+
 func TestGroup_EndsWhenItsMachineFails(t *testing.T) {
 	log, m := raftgrouptest.NewLog(), newMachine()
 	g, term := lead(t, alone(log, m))

@@ -1,11 +1,13 @@
 package raftgroup
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 )
@@ -51,7 +53,12 @@ func (m *manifest) id() string { return fmt.Sprintf("%d-%d", m.Term, m.Index) }
 
 // snapshots is raft's SnapshotStore: the newest manifest in the group's stable values.
 type snapshots struct {
-	store *store
+	store    *store
+	trailing uint64
+
+	taking  sync.Mutex // one Group.Snapshot at a time; guards pending
+	pending chan error // of capacity 1: the answer that a Snapshot did not wait for; nil if there is none
+	ctx     atomic.Pointer[context.Context]
 
 	mu     sync.Mutex // guards latest
 	latest *manifest  // nil before the first
@@ -59,8 +66,8 @@ type snapshots struct {
 
 var _ raft.SnapshotStore = (*snapshots)(nil)
 
-func openSnapshots(s *store) (*snapshots, error) {
-	list := &snapshots{store: s}
+func openSnapshots(s *store, trailing uint64) (*snapshots, error) {
+	list := &snapshots{store: s, trailing: trailing}
 	b, ok := s.log.Lookup(manifestKey)
 	if !ok {
 		return list, nil
@@ -127,11 +134,67 @@ func (k *sink) Close() error {
 		return err
 	}
 	if err := k.snapshots.store.log.Set(manifestKey, b); err != nil {
-		k.snapshots.store.fail(fmt.Errorf("write the snapshot's manifest: %w", err))
+		if !full(err) {
+			k.snapshots.store.fail(fmt.Errorf("write the snapshot's manifest: %w", err))
+		}
 		return err // raft heeds it
 	}
 	k.snapshots.mu.Lock()
 	defer k.snapshots.mu.Unlock()
 	k.snapshots.latest = k.manifest
 	return nil
+}
+
+// Snapshot has the machine checkpoint what was applied before the call and lets the
+// log forget it. Nothing is done when nothing was applied since the last one. When ctx
+// ends first, raft finishes by itself.
+func (g *Group) Snapshot(ctx context.Context) error {
+	list := g.snapshots
+	list.taking.Lock()
+	defer list.taking.Unlock()
+	if err := g.Err(); err != nil {
+		return err
+	}
+	if seen := g.fsm.seen.Load(); seen == 0 || seen == list.index() {
+		return list.trim()
+	}
+	if err := list.await(ctx); ctx.Err() != nil {
+		return fmt.Errorf("snapshot of %s: %w", g.name, errors.Join(context.Cause(ctx), err))
+	}
+	done := make(chan error, 1)
+	list.pending = done
+	list.ctx.Store(&ctx)
+	g.wg.Go(func() { done <- g.raft.Load().Snapshot().Error() })
+	err := list.await(ctx)
+	switch {
+	case err == nil, errors.Is(err, raft.ErrNothingNewToSnapshot):
+		return nil
+	case g.Err() != nil:
+		return g.Err()
+	}
+	return fmt.Errorf("snapshot of %s: %w", g.name, err)
+}
+
+// await returns raft's answer to the snapshot under way, if there is one that nobody
+// has waited for.
+func (s *snapshots) await(ctx context.Context) error {
+	if s.pending == nil {
+		return nil
+	}
+	select {
+	case err := <-s.pending:
+		s.pending = nil
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// trim truncates what a log without room would not let go after the last snapshot.
+func (s *snapshots) trim() error {
+	first, covered := s.store.log.First(), s.index()
+	if s.trailing > 0 || first == 0 || first > covered {
+		return nil
+	}
+	return s.store.DeleteRange(first, covered)
 }

@@ -1,11 +1,17 @@
 package raftgroup
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"runtime"
+	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
+
+	"agentd/pkg/agent"
 )
 
 // store is a Log as raft's LogStore and StableStore.
@@ -14,10 +20,17 @@ import (
 // failed store ends the group and with it the goroutine that asked: raft's own
 // deferred functions run, everybody waiting is answered, and nothing more is written
 // or promised.
+//
+// A log without room (kind StorageFull) has not failed: an entry that does not fit
+// costs a leader its leadership, and a term or vote is waited for.
 type store struct {
 	log    Log
+	logger *slog.Logger
 	fail   func(error)
 	window *window
+	ended  <-chan struct{}
+
+	patient atomic.Bool // Start has returned: Set may wait for room
 
 	committed func() uint64
 
@@ -64,11 +77,16 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 	err := s.log.Append(entries)
 	clear(entries) // keep no data alive
 	s.scratch = entries[:0]
-	if err != nil {
+	switch {
+	case full(err):
+		return err // raft steps down; whatever was added is overwritten by the next leader's first entry
+	case err != nil:
 		return s.failed(fmt.Errorf("append to the log: %w", err))
 	}
 	return nil
 }
+
+func full(err error) bool { return err != nil && agent.KindOf(err) == agent.StorageFull }
 
 // DeleteRange forgets entries at the front (after a snapshot) or at the back (a new
 // leader has others). What reaches the first entry is taken as the front: the log may
@@ -80,18 +98,39 @@ func (s *store) DeleteRange(from, to uint64) error {
 	} else {
 		err = s.log.TruncateBack(from)
 	}
-	if err != nil {
+	if err != nil && !full(err) {
 		err = fmt.Errorf("truncate the log: %w", err)
 		s.fail(err)
 	}
 	return err // raft heeds it, and a Snapshot waits for the answer
 }
 
+// roomPause is how long to wait before the log is asked again for room.
+const roomPause = 200 * time.Millisecond
+
+// Set keeps a term or a vote. raft cannot go on without it, so it waits for room.
 func (s *store) Set(key, value []byte) error {
-	if err := s.log.Set(string(key), value); err != nil {
-		return s.failed(fmt.Errorf("write %q: %w", key, err))
+	if old, ok := s.log.Lookup(string(key)); ok && bytes.Equal(old, value) {
+		return nil // raft repeats its term at each start
 	}
-	return nil
+	for said := false; ; said = true {
+		err := s.log.Set(string(key), value)
+		switch {
+		case err == nil:
+			return nil
+		case !full(err) || !s.patient.Load():
+			return s.failed(fmt.Errorf("write %q: %w", key, err))
+		case !said:
+			s.logger.Warn("no leader can be elected until the log has room", "error", err)
+		}
+		timer := time.NewTimer(roomPause)
+		select {
+		case <-timer.C:
+		case <-s.ended:
+			timer.Stop()
+			runtime.Goexit()
+		}
+	}
 }
 
 func (s *store) Get(key []byte) ([]byte, error) {

@@ -39,6 +39,10 @@ type checkpoints struct {
 	failure  error     // of the last round
 }
 
+// roundPatience bounds one round: a shard that cannot take part (raft hangs while the
+// log has no room for a vote) must not keep the others from freeing it.
+const roundPatience = 5 * time.Minute
+
 // Bounds of the wait before a failed checkpoint is tried again.
 const (
 	retryFirst = time.Second
@@ -152,6 +156,8 @@ func (k *checkpoints) ask(ctx context.Context) error {
 func (k *checkpoints) round(ctx context.Context, first chan error) error {
 	waiting := k.gather(first)
 	k.grown.Store(0)
+	ctx, cancel := context.WithTimeout(ctx, roundPatience)
+	defer cancel()
 	err := k.snapshots(ctx)
 	k.mu.Lock()
 	k.rounds++

@@ -130,6 +130,7 @@ func TestCheckpoints_LogIsForgottenOnlyWhenApplied(t *testing.T) {
 		o := newOutcomes()
 		o.propose(t, n.engine.proposer(0), "a")
 		o.await(1)
+		n.engine.until(func() bool { return len(n.engine.shards[0].entries) == 1 })
 		n.engine.set(func() { n.engine.held = true })
 		o.propose(t, n.engine.proposer(0), "b")
 		o.await(2) // in the log, not in the engine

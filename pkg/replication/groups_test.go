@@ -164,6 +164,37 @@ func TestGroups_RecordsThatTheLogHasNoRoomForAreRefusedAndTheShardGoesOn(t *test
 	})
 }
 
+// The log runs out of room under an entry: the shard comes back by itself when there
+// is room again.
+func TestGroups_EntryThatDoesNotFitCostsOneReign(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		n := newNode(1)
+		n.start(t, nil)
+		p, o := n.engine.proposer(0), newOutcomes()
+		o.propose(t, p, "a")
+		o.await(1)
+		n.logs[0].Fill(true)
+		o.propose(t, p, "b")
+		o.propose(t, p, "c")
+		if got := kinds(o.await(3))[1:]; !slices.Equal(got, []agent.Kind{agent.OutcomeUnknown, agent.Unavailable}) {
+			t.Errorf("settled as %v", got)
+		}
+		time.Sleep(time.Hour)
+		if err := n.groups.Stats().Shards[0].Err; err != nil {
+			t.Errorf("the shard is out of service: %v", err)
+		}
+		n.logs[0].Fill(false)
+		o.propose(t, n.engine.proposer(0), "d")
+		if got := o.await(4)[3]; got.err != nil {
+			t.Error(got.err)
+		}
+		n.close(t)
+		if got := n.engine.told(0).entries; !slices.Equal(got, []string{"a", "d"}) {
+			t.Errorf("applied %v", got)
+		}
+	})
+}
+
 // A log that fails in the middle: nothing acknowledged that it does not hold, all
 // later records fail, in order.
 func TestGroups_LogThatFailsEndsTheShardInOrder(t *testing.T) {

@@ -278,6 +278,9 @@ func (s *shard) Checkpoint(ctx context.Context, _ uint64) error {
 	if err := s.applied(ctx); err != nil {
 		return err
 	}
+	if ctx.Err() != nil { // of a round that is over
+		return context.Cause(ctx)
+	}
 	return s.checkpoints.arrive(ctx)
 }
 

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"agentd/internal/raftgroup"
+	"agentd/pkg/agent"
 )
 
 // Log is a raftgroup.Log in memory. All methods may be called from any goroutine.
@@ -18,6 +19,7 @@ type Log struct {
 	entries []raftgroup.LogEntry
 	values  map[string][]byte
 	failure error
+	full    bool
 	held    bool
 	writes  int
 }
@@ -40,6 +42,22 @@ func (l *Log) Fail(err error) {
 	defer l.mu.Unlock()
 	l.failure = err
 	l.room.Broadcast()
+}
+
+// Fill makes every write fail with kind StorageFull until Fill(false).
+func (l *Log) Fill(full bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.full = full
+	l.room.Broadcast()
+}
+
+// brokenLocked is why nothing can be written.
+func (l *Log) brokenLocked() error {
+	if l.failure == nil && l.full {
+		return &agent.Error{Op: "append", Kind: agent.StorageFull, Msg: "no room"}
+	}
+	return l.failure
 }
 
 // Hold makes Append wait until Release, as a slow disk would.
@@ -118,11 +136,11 @@ func (l *Log) Get(index uint64) (raftgroup.LogEntry, error) {
 func (l *Log) Append(entries []raftgroup.LogEntry) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for l.held && l.failure == nil {
+	for l.held && l.brokenLocked() == nil {
 		l.room.Wait()
 	}
-	if l.failure != nil {
-		return l.failure
+	if err := l.brokenLocked(); err != nil {
+		return err
 	}
 	for _, e := range entries {
 		switch last := l.lastLocked(); {
@@ -143,9 +161,10 @@ func (l *Log) Append(entries []raftgroup.LogEntry) error {
 func (l *Log) TruncateFront(upto uint64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	err := l.brokenLocked()
 	switch {
-	case l.failure != nil:
-		return l.failure
+	case err != nil:
+		return err
 	case len(l.entries) == 0 || upto < l.first:
 		return nil
 	}
@@ -161,9 +180,10 @@ func (l *Log) TruncateFront(upto uint64) error {
 func (l *Log) TruncateBack(from uint64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	err := l.brokenLocked()
 	switch {
-	case l.failure != nil:
-		return l.failure
+	case err != nil:
+		return err
 	case len(l.entries) == 0 || from > l.lastLocked():
 		return nil
 	}
@@ -177,8 +197,8 @@ func (l *Log) TruncateBack(from uint64) error {
 func (l *Log) Set(key string, value []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.failure != nil {
-		return l.failure
+	if err := l.brokenLocked(); err != nil {
+		return err
 	}
 	l.values[key] = append([]byte(nil), value...)
 	return nil

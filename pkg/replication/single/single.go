@@ -54,9 +54,9 @@ type Store struct {
 
 var _ storage.Store = (*Store)(nil)
 
-// reserveBytes of the log are for raft's own entries: elections and configurations
-// of all groups take a few kilobytes.
-const reserveBytes = 16 << 10
+// reserveBytes of the log are for raft's own entries: an election of all groups takes
+// some 20 KiB, and what is in flight when the disk is full must fit.
+const reserveBytes = 1 << 20
 
 // closeTimeout bounds the last checkpoint of a store that is closed: without it the
 // next start redoes the log, which is slower but loses nothing.
