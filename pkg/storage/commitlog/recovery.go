@@ -1,6 +1,11 @@
 package commitlog
 
 import (
+	"errors"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+
 	"agentd/pkg/agent"
 )
 
@@ -41,7 +46,16 @@ func wrap(err error) error {
 	if agent.KindOf(err) != agent.Internal {
 		return err
 	}
-	return &agent.Error{Op: opOpen, Err: err}
+	e := &agent.Error{Op: opOpen, Err: err}
+	var at *fs.PathError
+	switch {
+	case !errors.As(err, &at):
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
+		e.Kind, e.Msg = agent.Denied, at.Path+" cannot be read and written: change its owner or mode"
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		e.Kind, e.Msg = agent.StorageFull, "no space for the log at "+at.Path+": free some"
+	}
+	return e
 }
 
 func (l *Log) adoptGroups(r *replay) {

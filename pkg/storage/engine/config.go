@@ -45,6 +45,10 @@ type Config struct {
 	// room. It is asked once per commit and must not block. nil is always room.
 	Room func() error
 
+	// Stuck is told when committed data cannot be written to agents' files for want of
+	// space. It must not block. nil for nobody.
+	Stuck func(err error)
+
 	// Log gets what an operator should know. nil for nothing.
 	Log *slog.Logger
 }
@@ -82,6 +86,9 @@ func (c Config) validate() (Config, error) {
 	}
 	if c.Room == nil {
 		c.Room = func() error { return nil }
+	}
+	if c.Stuck == nil {
+		c.Stuck = func(error) {}
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

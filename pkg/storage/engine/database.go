@@ -147,7 +147,7 @@ func (db *database) admitLocked() error {
 		return closing("commit", db.id)
 	}
 	if capture := db.capture.Load(); capture != nil && db.last != nil && capture.PendingBytes() > maxOverlayBytes {
-		if err := s.applier.WaitAgent(s.life, db.id, db.meta.Seq); err != nil {
+		if err := s.awaitFile(s.life, "commit", db.id, db.meta.Seq); err != nil {
 			return err
 		}
 	}
@@ -204,21 +204,28 @@ func (db *database) Close() error {
 		return nil
 	}
 	db.closed = true
+	var lost error
+	if db.last != nil {
+		lost = db.last.Wait()
+	}
+	kept := false
 	err := db.session.Close(func(conn *sqlite.Conn) error {
 		if conn == nil {
 			return nil
 		}
+		if kept = lost == nil && db.session.Intact() && db.store.park(db, conn); kept {
+			return nil
+		}
 		return session.Fault("close database", db.id, db.handle.Path(), conn.Close(false))
 	})
-	if db.last != nil {
-		lost := db.last.Wait()
-		err = errors.Join(err, lost)
-		if lost != nil {
-			db.life.Broken()
-		}
+	err = errors.Join(err, lost)
+	if lost != nil {
+		db.life.Broken()
 	}
 	db.life.Closed()
-	db.handle.Release()
+	if !kept {
+		db.handle.Release()
+	}
 	db.store.leave(db.id)
 	return err
 }

@@ -76,6 +76,7 @@ func (s *Store) Resign(n int, term uint64, reason error) {
 	if !held {
 		return
 	}
+	s.dropParked(func(id agent.ID) bool { return s.shardOf(id) == n })
 	for _, db := range s.openOf(n) {
 		db.session.Break(&agent.Error{Op: "use database", Agent: db.id, Kind: agent.Unavailable, Err: reason,
 			Msg: "this node lost the agent's shard; retry"})

@@ -61,6 +61,7 @@ type Store struct {
 	open   map[agent.ID]*database
 	taken  map[agent.ID]bool // being opened, open, or being deleted
 	waits  map[agent.ID][]chan struct{}
+	parked map[agent.ID]*parked
 	closed bool
 	free   *sync.Cond // something left open or taken
 }
@@ -86,8 +87,8 @@ func Open(c Config) (*Store, error) {
 			Msg: "this SQLite does not commit as the storage engine needs it; run the binary as it was released"}
 	}
 	s := &Store{log: c.Log, now: c.Now, fs: c.FS, maxOpen: c.MaxOpen, shardOf: c.ShardOf, shards: make([]shard, c.Shards),
-		window: window{limit: maxWindowBytes}, full: full{ask: c.Room}, failure: failure{ch: make(chan struct{})},
-		open: make(map[agent.ID]*database), taken: make(map[agent.ID]bool), waits: make(map[agent.ID][]chan struct{})}
+		window: window{limit: maxWindowBytes}, full: full{ask: c.Room, tell: c.Stuck, log: c.Log, stop: make(chan struct{})}, failure: failure{ch: make(chan struct{})},
+		open: make(map[agent.ID]*database), taken: make(map[agent.ID]bool), waits: make(map[agent.ID][]chan struct{}), parked: make(map[agent.ID]*parked)}
 	s.life, s.end = context.WithCancel(context.Background())
 	s.free = sync.NewCond(&s.mu)
 	if s.folder, err = folder.Open(c.Dir, folder.Engine, (*os.File).Sync); err != nil {
@@ -167,8 +168,11 @@ func (s *Store) Open(ctx context.Context, id agent.ID) (storage.DB, error) {
 	s.mu.Lock()
 	s.open[id] = db
 	s.mu.Unlock()
-	if capture := db.capture.Load(); capture != nil {
-		capture.Applied(db.meta.Seq, db.handle.FD())
+	if capture := db.capture.Load(); capture != nil && capture.PendingBytes() > 0 {
+		// It was parked: the applier may have come between the two maps.
+		if held, err := s.applier.Holds(id, db.meta.Seq); held && err == nil {
+			capture.Applied(db.meta.Seq, db.handle.FD())
+		}
 	}
 	if _, _, err := s.owner(op, id); err != nil { // lost while the database was being opened
 		return nil, errors.Join(err, db.Close())
@@ -183,28 +187,45 @@ func (s *Store) connect(ctx context.Context, op string, id agent.ID) (*database,
 		return nil, err
 	}
 	entry, known, err := s.catalog.Entry(id)
-	if err == nil && known {
-		err = s.applier.WaitAgent(ctx, id, entry.Seq)
-	}
 	if err != nil {
 		return nil, err
 	}
-	handle, err := s.files.Acquire(id)
-	if err != nil {
-		return nil, err
-	}
-	db := &database{store: s, id: id, shard: n, proposer: proposer, handle: handle}
+	db := &database{store: s, id: id, shard: n, proposer: proposer}
 	var conn *sqlite.Conn
-	if known || handle.FD() >= 0 {
-		if conn, err = db.attach(op, entry.Seq); err != nil {
-			handle.Release()
-			return nil, err
-		}
+	if p := s.unpark(id); p != nil {
+		conn, db.handle, db.meta = p.conn, p.handle, p.meta
+		db.capture.Store(p.capture)
+	} else if conn, err = db.attachWhenApplied(ctx, op, entry.Seq, known); err != nil {
+		return nil, err
 	}
+	handle := db.handle
 	db.session = session.New(session.Config{Agent: id, Path: handle.Path(), Log: s.log, Create: db.create}, conn)
 	entry.ID = id
 	db.life = s.catalog.Open(entry)
 	return db, nil
+}
+
+// attachWhenApplied acquires the agent's file once it holds everything that was
+// committed; the connection is nil for an agent that has none.
+func (db *database) attachWhenApplied(ctx context.Context, op string, seq uint64, known bool) (*sqlite.Conn, error) {
+	s := db.store
+	if known {
+		if err := s.awaitFile(ctx, op, db.id, seq); err != nil {
+			return nil, err
+		}
+	}
+	var err error
+	if db.handle, err = s.files.Acquire(db.id); err != nil {
+		return nil, err
+	}
+	if !known && db.handle.FD() < 0 {
+		return nil, nil
+	}
+	conn, err := db.attach(op, seq)
+	if err != nil {
+		db.handle.Release()
+	}
+	return conn, err
 }
 
 // attach opens the agent's existing file, which must be the one that the catalog
@@ -251,8 +272,17 @@ func asDamage(err error) error {
 // applied is called by the applier: the agent's file holds commit seq now.
 func (s *Store) applied(id agent.ID, seq uint64, fd int) {
 	s.mu.Lock()
-	db := s.open[id]
+	db, p := s.open[id], s.parked[id]
+	if p != nil && seq >= p.meta.Seq {
+		delete(s.parked, id)
+	}
 	s.mu.Unlock()
+	if p != nil {
+		p.capture.Applied(seq, fd)
+		if seq >= p.meta.Seq {
+			s.wg.Go(func() { _ = p.close() }) // it was only read
+		}
+	}
 	if db == nil {
 		return
 	}
@@ -296,6 +326,7 @@ func (s *Store) Delete(ctx context.Context, id agent.ID) error {
 		return err
 	}
 	defer s.leave(id)
+	s.dropParked(func(parked agent.ID) bool { return parked == id })
 	entry, known, err := s.catalog.Entry(id)
 	if err != nil || !known {
 		return err
@@ -401,6 +432,7 @@ func (s *Store) CloseDatabases() error {
 // shards' groups must have been stopped after CloseDatabases.
 func (s *Store) Close() error {
 	err := s.CloseDatabases()
+	s.dropParked(func(agent.ID) bool { return true })
 	s.end()
 	s.wg.Wait()
 	return errors.Join(err, s.release())

@@ -31,6 +31,9 @@ type Verified struct {
 // that it could not look.
 func (s *Store) Verify(ctx context.Context, report func(Problem)) (Verified, error) {
 	var v Verified
+	if err := s.Checkpoint(ctx); err != nil { // rows are as of the last one
+		return v, err
+	}
 	catalog, err := s.catalog.Verify(ctx)
 	if err != nil {
 		return v, err

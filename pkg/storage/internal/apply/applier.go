@@ -257,6 +257,10 @@ func (a *Applier) WaitAgent(ctx context.Context, id agent.ID, seq uint64) error 
 	}
 }
 
+// Holds says whether the agent's file holds its commit seq. Errors: those of the
+// catalog, and the damage of the agent's shard if it stands in the way.
+func (a *Applier) Holds(id agent.ID, seq uint64) (bool, error) { return a.holds(id, seq) }
+
 // holds asks the catalog, which learns of a commit when it is in the file.
 func (a *Applier) holds(id agent.ID, seq uint64) (bool, error) {
 	reached, err := a.config.Catalog.Seq(id)

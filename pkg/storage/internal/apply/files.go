@@ -44,6 +44,9 @@ func OpenFiles(fsys disk.FS, dir string, maxHandles int) (*Files, error) {
 	if err := fsys.MkdirAll(dir); err != nil {
 		return nil, fileError("open agents' files", agent.ID{}, dir, err)
 	}
+	if _, err := fsys.ReadDir(dir); err != nil { // refused now rather than agent by agent
+		return nil, fileError("open agents' files", agent.ID{}, dir, err)
+	}
 	f := &Files{fs: fsys, dir: dir, spares: max(0, maxHandles), handles: make(map[agent.ID]*Handle)}
 	f.idle.prev, f.idle.next = &f.idle, &f.idle
 	return f, nil
@@ -262,7 +265,7 @@ func fileError(op string, id agent.ID, path string, err error) error {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		e.Kind, e.Msg = agent.StorageFull, fmt.Sprintf("no space for %s: free some", path)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
-		e.Kind, e.Msg = agent.Denied, fmt.Sprintf("%s cannot be written: correct its owner or mode", path)
+		e.Kind, e.Msg = agent.Denied, fmt.Sprintf("%s cannot be written: change its owner or mode", path)
 	case outOfDescriptors(err):
 		e.Kind, e.Msg = agent.Overloaded, "too many files are open: raise the limit of file descriptors, or lower that of open databases"
 	}

@@ -26,23 +26,32 @@ func (w Writer) Pages() (int64, error) {
 // commit; own was not called then. Rows that are still open end; within a Savepoint
 // it is refused (kind Internal).
 //
-// After an error everything since the last commit is gone and the session is broken.
-// Kinds: SQL (a deferred constraint), TooLarge (over storage.MaxTurnBytes),
-// StorageFull, Internal, and those of own.
+// After an error everything since the last commit is gone and the session is broken,
+// unless own refused with kind StorageFull: then it can go on, to read. Kinds: SQL (a
+// deferred constraint), TooLarge (over storage.MaxTurnBytes), StorageFull, Internal,
+// and those of own.
 func (s *Session) Commit(force bool, own func(Writer) error) (changed bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.overLocked(); err != nil {
 		return false, err
 	}
-	changed, err = s.commitLocked(force, own)
+	refused := false
+	changed, err = s.commitLocked(force, func(w Writer) error {
+		err := own(w)
+		refused = agent.KindOf(err) == agent.StorageFull && err != nil
+		return err
+	})
 	if err == nil {
 		return changed, nil
 	}
-	if undo := s.rollbackLocked(); undo != nil {
+	undo := s.rollbackLocked()
+	if undo != nil {
 		s.cfg.Log.Warn("rollback after a failed commit", "agent", s.cfg.Agent.Key(), "error", undo)
 	}
-	s.Break(err)
+	if !refused || undo != nil {
+		s.Break(err)
+	}
 	return false, err
 }
 

@@ -155,6 +155,10 @@ func (s *Session) overLocked() error {
 	return s.brokenBy()
 }
 
+// Intact says that nothing broke the session: its connection holds what was committed
+// and no more. Any goroutine.
+func (s *Session) Intact() bool { return s.broken.Load() == nil }
+
 func (s *Session) brokenBy() error {
 	if err := s.broken.Load(); err != nil {
 		return *err
