@@ -47,6 +47,7 @@ type Store struct {
 	*engine.Store
 	log    *commitlog.Log
 	groups *replication.Groups
+	logger *slog.Logger
 	closed atomic.Bool
 	ended  chan struct{} // closed by Close
 	wg     sync.WaitGroup
@@ -61,6 +62,9 @@ const reserveBytes = 1 << 20
 // closeTimeout bounds the last checkpoint of a store that is closed: without it the
 // next start redoes the log, which is slower but loses nothing.
 const closeTimeout = 30 * time.Second
+
+// stuckTimeout is the same on a full disk: records under way are settled by the log.
+const stuckTimeout = time.Second
 
 // Open takes the folder, redoes what the log holds beyond the last checkpoint, and
 // returns when every shard is served, but for those whose part of the log is
@@ -84,7 +88,9 @@ func open(ctx context.Context, c Config, before func(fs disk.FS, logDir string) 
 			return nil, &agent.Error{Op: "open data folder", Kind: agent.NotFound, Err: err, Msg: c.Dir + " is no data folder of agentd"}
 		}
 	}
-	s := &Store{ended: make(chan struct{})}
+	s := &Store{logger: c.Log, ended: make(chan struct{})}
+	opening, stuck := context.WithCancelCause(ctx)
+	defer stuck(nil)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
@@ -92,7 +98,7 @@ func open(ctx context.Context, c Config, before func(fs disk.FS, logDir string) 
 	}()
 	s.Store, err = engine.Open(engine.Config{Dir: c.Dir, FS: c.FS, Shards: placement.DefaultShards, MaxOpen: c.MaxOpen,
 		ShardOf: func(id agent.ID) int { return placement.ShardOf(id, placement.DefaultShards) },
-		Now:     c.Now, Log: c.Log, Room: s.room})
+		Now:     c.Now, Log: c.Log, Room: s.room, Stuck: stuck})
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +117,35 @@ func open(ctx context.Context, c Config, before func(fs disk.FS, logDir string) 
 		return nil, err
 	}
 	s.wg.Go(s.watch)
-	return s, s.groups.Ready(ctx)
+	return s, s.ready(opening)
+}
+
+// ready waits until every shard is served or known to be damaged. While files cannot
+// be written it does not wait for the log to be applied to them.
+func (s *Store) ready(opening context.Context) error {
+	err := s.groups.Ready(opening)
+	cause := context.Cause(opening)
+	if cause != nil && !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
+		return cause
+	}
+	if err == nil || opening.Err() != nil {
+		return err
+	}
+	for shard := range s.Shards() {
+		if damage := s.Damage(shard); damage != nil {
+			s.logger.Error("a shard is damaged; its agents are not served, all others are", "shard", shard, "error", damage)
+		}
+	}
+	var all interface{ Unwrap() []error }
+	if errors.As(err, &all) {
+		for _, one := range all.Unwrap() {
+			if agent.KindOf(one) != agent.Corrupt {
+				return err
+			}
+		}
+		return nil
+	}
+	return err
 }
 
 // served is the engine as its groups see it.
@@ -148,7 +182,11 @@ func (s *Store) Close() error {
 	s.wg.Wait()
 	errs := []error{s.CloseDatabases()}
 	if s.groups != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		patience := closeTimeout
+		if s.Store.Stats().Stuck {
+			patience = stuckTimeout // no checkpoint can be made
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		errs = append(errs, s.groups.Close(ctx))
 		cancel()
 	}
