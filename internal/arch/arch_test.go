@@ -20,7 +20,7 @@ var layers = map[string]int{
 
 	"pkg/storage": 1, "pkg/storage/internal/sqlite": 1, "pkg/storage/internal/session": 1, "pkg/storage/reference": 1, "pkg/storage/storagetest": 1,
 	"pkg/storage/record": 1, "pkg/storage/commitlog": 1, "pkg/storage/engine": 1, "pkg/storage/internal/folder": 1,
-	"pkg/storage/internal/apply": 1, "pkg/storage/internal/catalog": 1, "internal/raftgroup": 1, "internal/raftgroup/raftgrouptest": 1,
+	"pkg/storage/internal/apply": 1, "pkg/storage/internal/catalog": 1, "internal/raftgroup": 1, "internal/raftgroup/raftgrouptest": 1, "internal/peer": 1, "internal/peer/raftmsg": 1, "internal/peer/peertest": 1,
 	"pkg/sandbox": 1, "internal/governor": 1, "proto/agentd/v1": 1, "internal/bundle": 1, "internal/disk/disktest": 1,
 	"internal/certs": 1, "pkg/auth": 1,
 
@@ -33,7 +33,7 @@ var layers = map[string]int{
 	"pkg/node": 5,
 
 	"internal/cli": 6, "cmd/agentd": 7, "internal/arch": 7, "internal/process": 6, "internal/demo": 7,
-	"internal/bench": 7, "internal/e2e": 7,
+	"internal/bench": 7, "internal/e2e": 7, "internal/disktrial": 7,
 }
 
 // siblings are the arrows inside one layer, each with its reason.
