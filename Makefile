@@ -46,6 +46,22 @@ slow: ## process kills again and again, then every fuzz target for 15 s
 		done; \
 	done
 
+.PHONY: crash
+crash: ## lost writes, kills, full disks and bit rot on small real file systems; needs root and loop devices
+	$(GO) test -count=1 -timeout 30m ./internal/disktrial -require
+
+.PHONY: soak
+soak: ## ten minutes of random agents; memory must stay flat
+	$(GO) test -v -run TestSoak -soak 10m -timeout 20m ./pkg/replication/single
+
+.PHONY: sanitize
+sanitize: ## the C of the storage engine under the address and undefined-behaviour sanitizers
+	CGO_CFLAGS="-O1 -g -fsanitize=undefined -fno-sanitize-recover=undefined" CGO_LDFLAGS="-fsanitize=undefined" $(GO) test -asan -count=1 ./pkg/storage/internal/sqlite/
+
+.PHONY: deploy-test
+deploy-test: ## read everything in deploy/ with the parsers of those who will read it
+	cd deploy/test && $(GO) vet ./... && $(GO) test -count=1 ./...
+
 .PHONY: bench
 bench: build ## measure, as ratios within one run; the table goes to docs/benchmarks.md
 	$(GO) run ./internal/bench -agentd $(BIN)/agentd

@@ -93,6 +93,19 @@ func (w *agentWriter) transact() error {
 	return w.commit()
 }
 
+// burst is several transactions of which only the last is waited for.
+func (w *agentWriter) burst() error {
+	for range 5 {
+		if err := w.write(); err != nil {
+			return err
+		}
+		if _, err := w.db.Commit(storage.Wake{}); err != nil {
+			return err
+		}
+	}
+	return w.commit()
+}
+
 // plainWriter is the same on SQLite as it comes: WAL, one sync for each commit.
 type plainWriter struct {
 	conn *sql.Conn
@@ -389,7 +402,7 @@ func (r *run) scale(ctx context.Context) error {
 		return err
 	}
 	for s.Stats().Log.LiveBytes < 512<<20 {
-		if err := manyAgents(ctx, s, r.hibernated, (*agentWriter).transact); err != nil {
+		if err := manyAgents(ctx, s, r.hibernated, (*agentWriter).burst); err != nil {
 			return err
 		}
 	}
