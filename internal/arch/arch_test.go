@@ -16,7 +16,7 @@ import (
 // and of its own only those in siblings. A folder that is not listed fails the
 // test, so a new package is placed on purpose.
 var layers = map[string]int{
-	"pkg/agent": 0, "internal/disk": 0, "internal/certs/reload": 0,
+	"pkg/agent": 0, "internal/disk": 0, "internal/reload": 0,
 
 	"pkg/storage": 1, "pkg/storage/internal/sqlite": 1, "pkg/storage/internal/session": 1, "pkg/storage/reference": 1, "pkg/storage/storagetest": 1,
 	"pkg/storage/record": 1, "pkg/storage/commitlog": 1, "pkg/storage/engine": 1, "pkg/storage/internal/folder": 1,

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"agentd/internal/certs/reload"
+	"agentd/internal/reload"
 	"agentd/pkg/agent"
 )
 
