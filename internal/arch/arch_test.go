@@ -16,11 +16,11 @@ import (
 // and of its own only those in siblings. A folder that is not listed fails the
 // test, so a new package is placed on purpose.
 var layers = map[string]int{
-	"pkg/agent": 0, "internal/disk": 0, "internal/certs/reload": 0,
+	"pkg/agent": 0, "internal/disk": 0, "internal/peer/raftmsg": 0, "internal/peer/peertest": 0, "internal/reload": 0,
 
 	"pkg/storage": 1, "pkg/storage/internal/sqlite": 1, "pkg/storage/internal/session": 1, "pkg/storage/reference": 1, "pkg/storage/storagetest": 1,
 	"pkg/storage/record": 1, "pkg/storage/commitlog": 1, "pkg/storage/engine": 1, "pkg/storage/internal/folder": 1,
-	"pkg/storage/internal/apply": 1, "pkg/storage/internal/catalog": 1, "internal/raftgroup": 1, "internal/raftgroup/raftgrouptest": 1, "internal/peer": 1, "internal/peer/raftmsg": 1, "internal/peer/peertest": 1,
+	"pkg/storage/internal/apply": 1, "pkg/storage/internal/catalog": 1, "internal/raftgroup": 1, "internal/raftgroup/raftgrouptest": 1, "internal/peer": 1,
 	"pkg/sandbox": 1, "internal/governor": 1, "proto/agentd/v1": 1, "internal/bundle": 1, "internal/disk/disktest": 1,
 	"internal/certs": 1, "pkg/auth": 1,
 
@@ -57,6 +57,7 @@ var siblings = map[[2]string]string{
 	{"pkg/storage/engine", "pkg/storage/internal/catalog"}:          "the engine's parts",
 	{"pkg/storage/engine", "pkg/storage/internal/folder"}:           "the engine's parts",
 	{"internal/raftgroup", "pkg/storage/commitlog"}:                 "groups keep their entries in the node's log",
+	{"internal/raftgroup", "internal/peer"}:                         "groups of a cluster speak over the nodes' connections",
 	{"internal/raftgroup/raftgrouptest", "internal/raftgroup"}:      "what tests of groups share",
 	{"pkg/replication/single", "pkg/replication"}:                   "a node alone is assembled here, for the node and for tests",
 	{"pkg/replication/single", "pkg/placement"}:                     "which shard an agent belongs to",

@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"agentd/internal/certs/reload"
+	"agentd/internal/reload"
 	"agentd/pkg/agent"
 )
 

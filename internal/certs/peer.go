@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"agentd/internal/certs/reload"
+	"agentd/internal/reload"
 	"agentd/pkg/agent"
 )
 

@@ -20,6 +20,7 @@ type connection struct {
 	Token     string        `setting:"" group:"connection" placeholder:"TOKEN" help:"Token that proves who you are."`
 	TokenFile string        `setting:"" group:"connection" placeholder:"FILE" help:"File that holds the token."`
 	Timeout   time.Duration `setting:"" group:"connection" default:"30s" placeholder:"DURATION" help:"Give up after this time, default 30s; 0 never does."`
+	secured
 	configured
 	output
 }
@@ -68,13 +69,17 @@ func (c *connection) stream(ctx context.Context, s *session, do func(context.Con
 	if err != nil {
 		return err
 	}
-	opts := []client.Option{client.WithAddr(c.Addr), client.WithNamespace(c.Namespace)}
+	opts, err := c.options(s)
+	if err != nil {
+		return err
+	}
+	opts = append(opts, client.WithAddr(c.Addr), client.WithNamespace(c.Namespace))
 	if token != "" {
 		opts = append(opts, client.WithToken(token))
 	}
 	cl, err := client.Dial(ctx, opts...)
-	if agent.KindOf(err) == agent.Invalid {
-		return &usageError{msg: err.Error()}
+	if kind := agent.KindOf(err); kind == agent.Invalid || kind == agent.Denied {
+		return &usageError{msg: err.Error(), cause: err}
 	}
 	if err != nil {
 		return err
@@ -121,7 +126,7 @@ func (c *connection) token(s *session) (string, error) {
 
 // flags are what a command to try must repeat to reach the same place.
 func (c *connection) flags() string {
-	return connectionFlags(c.Addr, c.Namespace)
+	return connectionFlags(c.Addr, c.Namespace) + c.secured.flags()
 }
 
 func connectionFlags(addr, namespace string) string {

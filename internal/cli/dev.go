@@ -93,7 +93,11 @@ func (w *workshop) announce(cfg node.Config) error {
 	}
 	t := newTable(w.s.Stdout)
 	t.row("gRPC", w.node.GRPCAddr())
-	t.row("HTTP", "http://"+w.node.HTTPAddr())
+	scheme := "http://"
+	if cfg.TLSCert != "" {
+		scheme = "https://"
+	}
+	t.row("HTTP", scheme+w.node.HTTPAddr())
 	t.row("data", cfg.DataDir)
 	return t.flush()
 }

@@ -14,7 +14,7 @@ import (
 var update = flag.Bool("update", false, "write the help texts into docs/cli.md")
 
 // helpMark is a place for the help of a command, with the text that is there now.
-var helpMark = regexp.MustCompile("(?m)^<!-- help ?([a-z ]*) -->\n(?:```text\n(?s:.*?)\n```\n)?")
+var helpMark = regexp.MustCompile("(?m)^<!-- help ?([a-z -]*) -->\n(?:```text\n(?s:.*?)\n```\n)?")
 
 func TestDocs_HelpIsTrue(t *testing.T) {
 	t.Setenv("COLUMNS", "100")

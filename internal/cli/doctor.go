@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -51,6 +52,11 @@ type doctorCommand struct {
 	Addr      string `setting:"" default:"127.0.0.1:7600" placeholder:"HOST:PORT" help:"Server to look for."`
 	Token     string `setting:"" placeholder:"TOKEN" help:"Token for that server."`
 	TokenFile string `setting:"" placeholder:"FILE" help:"File that holds the token."`
+
+	// What a server here would use; its certificate is also what is shown to Addr.
+	TLSClientCA string `setting:"" name:"tls-client-ca" group:"security" placeholder:"FILE" help:"CAs of clients that a server here would use."`
+	AuthTokens  string `setting:"" group:"security" placeholder:"FILE" help:"File of tokens that a server here would use."`
+	secured
 	configured
 	output
 }
@@ -68,10 +74,15 @@ func (c *doctorCommand) Run(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
+	findings = append(findings, c.checkSecurity(s)...)
+	tlsConfig, err := c.secured.config(s)
+	if err != nil {
+		return err
+	}
 	server, answers := c.checkServer(ctx, s, token)
 	findings = append(findings,
 		checkPort("grpc port", "--listen", c.Listen, answers && samePort(c.Listen, c.Addr)),
-		checkPort("http port", "--http", c.HTTP, isHealthy(ctx, c.HTTP)),
+		checkPort("http port", "--http", c.HTTP, isHealthy(ctx, c.HTTP, tlsConfig)),
 		server)
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
@@ -244,13 +255,27 @@ func (c *doctorCommand) checkServer(ctx context.Context, s *session, token strin
 	f = finding{Check: "server", Verdict: verdictWarn}
 	ctx, cancel := context.WithTimeout(ctx, nodeAnswerLimit)
 	defer cancel()
-	cl, err := client.Dial(ctx, client.WithAddr(c.Addr), client.WithToken(token))
+	opts, err := c.options(s)
+	if err != nil {
+		f.Fact = err.Error()
+		return f, false
+	}
+	cl, err := client.Dial(ctx, append(opts, client.WithAddr(c.Addr), client.WithToken(token))...)
 	if err != nil {
 		f.Fact = err.Error()
 		return f, false
 	}
 	defer cl.Close()
-	if err := cl.Health(ctx); err != nil {
+	err = cl.Health(ctx)
+	switch kind := agent.KindOf(err); {
+	case err == nil:
+	case kind == agent.Unauthenticated:
+		f.Fact, f.Todo = c.Addr+" answers and lets nobody in without a token: "+err.Error(), "give it with --token-file"
+		return f, true
+	case kind == agent.Denied:
+		f.Verdict, f.Fact = verdictOK, c.Addr+" answers; this token may not ask for its version"
+		return f, true
+	default:
 		f.Fact = err.Error()
 		return f, false
 	}
@@ -267,14 +292,19 @@ func (c *doctorCommand) checkServer(ctx context.Context, s *session, token strin
 }
 
 // isHealthy says whether an agentd answers on its HTTP address.
-func isHealthy(ctx context.Context, addr string) bool {
+func isHealthy(ctx context.Context, addr string, cfg *tls.Config) bool {
 	ctx, cancel := context.WithTimeout(ctx, nodeAnswerLimit)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/healthz", nil)
+	scheme := "http"
+	if cfg != nil {
+		scheme = "https"
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+addr+"/healthz", nil)
 	if err != nil {
 		return false
 	}
-	response, err := http.DefaultClient.Do(request)
+	once := &http.Client{Transport: &http.Transport{TLSClientConfig: cfg, DisableKeepAlives: true}}
+	response, err := once.Do(request)
 	if err != nil {
 		return false
 	}

@@ -16,6 +16,7 @@ var groups = []kong.Group{
 	{Key: "server", Title: "Server:"},
 	{Key: "code", Title: "Code:"},
 	{Key: "agents", Title: "Agents:"},
+	{Key: "security", Title: "Security:"},
 	{Key: "tools", Title: "Tools:"},
 	{Key: "connection", Title: "Connection:"},
 	{Key: "limits", Title: "Limits:"},
@@ -38,6 +39,9 @@ type grammar struct {
 	Describe     describeCommand     `cmd:"" group:"agents" help:"Show how an agent is doing."`
 	Unquarantine unquarantineCommand `cmd:"" group:"agents" help:"Let a quarantined agent run again."`
 	Delete       deleteCommand       `cmd:"" group:"agents" help:"Delete an agent with all its data."`
+
+	Token   tokenCommands   `cmd:"" group:"security" help:"Tokens that let clients in."`
+	Cluster clusterCommands `cmd:"" group:"security" help:"Certificates of nodes."`
 
 	Storage    storageCommands   `cmd:"" group:"tools" help:"Look into the data folder of a server that is stopped."`
 	Doctor     doctorCommand     `cmd:"" group:"tools" help:"Check this machine and the server."`

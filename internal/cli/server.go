@@ -23,13 +23,14 @@ type server struct {
 	Listen     string        `setting:"" default:"127.0.0.1:7600" placeholder:"HOST:PORT" help:"Address for gRPC, default 127.0.0.1:7600; port 0 takes a free one."`
 	HTTP       string        `setting:"" default:"127.0.0.1:7680" placeholder:"HOST:PORT" help:"Address for HTTP, default 127.0.0.1:7680; port 0 takes a free one."`
 	Node       string        `setting:"" placeholder:"NAME" help:"Name of this node, default the host name."`
-	Insecure   bool          `setting:"" help:"Allow addresses that other machines can reach, although nothing is encrypted or authenticated yet."`
+	Insecure   bool          `setting:"" help:"Allow addresses that other machines can reach without TLS and tokens."`
 	Memory     memorySize    `setting:"" group:"limits" default:"70%" placeholder:"SIZE" help:"Memory at which the turn that makes it grow is stopped: 70% (default) of the machine or its cgroup, 2GiB, …."`
 	TurnBudget time.Duration `setting:"" group:"limits" default:"30s" placeholder:"DURATION" help:"Time one turn of an agent may run, default 30s."`
 	Idle       time.Duration `setting:"" group:"limits" default:"10s" placeholder:"DURATION" help:"An agent without work for this long leaves memory, default 10s."`
 	MaxLive    int           `setting:"" group:"limits" default:"4096" placeholder:"N" help:"Agents in memory at once, default 4096."`
 	LogLevel   string        `setting:"" group:"logs" default:"info" enum:"debug,info,warn,error" placeholder:"LEVEL" help:"debug, info (default), warn or error."`
 	LogFormat  string        `setting:"" group:"logs" default:"text" enum:"text,json" placeholder:"FORMAT" help:"text (default) or json."`
+	ports
 	configured
 	output
 }
@@ -46,10 +47,14 @@ func (c *server) config(s *session, data string) (node.Config, error) {
 			return node.Config{}, &usageError{msg: flag + " must be more than 0"}
 		}
 	}
+	security, err := c.security(s)
+	if err != nil {
+		return node.Config{}, err
+	}
 	cfg := node.Config{
 		DataDir: s.path(data), GRPCAddr: c.Listen, HTTPAddr: c.HTTP, Name: c.Node, Memory: c.Memory.bytes(),
 		TurnBudget: c.TurnBudget, Idle: c.Idle, MaxLive: c.MaxLive, Insecure: c.Insecure,
-		Log: log, Version: s.Version,
+		Log: log, Version: s.Version, Security: security,
 	}
 	if err := cfg.Validate(); err != nil {
 		var e *agent.Error

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"agentd/internal/certs/reload"
+	"agentd/internal/reload"
 	"agentd/pkg/agent"
 )
 
@@ -89,6 +89,26 @@ func (a *Authenticator) Check(ctx context.Context, bearer string) (Principal, er
 	}
 	return p, err
 }
+
+// CheckNow is Check for a caller that must not wait. Where only a fetch of keys can
+// decide, which it begins, decided is false and nothing is audited: ask Check then.
+func (a *Authenticator) CheckNow(ctx context.Context, bearer string) (p Principal, decided bool, err error) {
+	p, err = a.check(ended, bearer, a.now())
+	if agent.KindOf(err) == agent.Canceled {
+		return Principal{}, false, nil
+	}
+	if err != nil {
+		a.audit.refuse(ctx, a.now(), "", err)
+	}
+	return p, true, err
+}
+
+// ended is a context in which nothing waits.
+var ended = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
 
 func (a *Authenticator) check(ctx context.Context, bearer string, now time.Time) (Principal, error) {
 	switch {

@@ -291,3 +291,25 @@ func TestIssuer_CloseEndsAFetch(t *testing.T) {
 		t.Errorf("closing is reported: %v", heard.errs)
 	}
 }
+
+// CheckNow begins the fetch that a token needs and leaves the waiting to Check.
+func TestCheckNow_NeverWaits(t *testing.T) {
+	s := newSigner(t, "k", jwt.SigningMethodEdDSA)
+	p, hold := newProvider(t, s), make(chan struct{})
+	p.set(jwks(t, s), http.StatusOK, hold)
+	a := p.authenticator(t, newClock(), &reports{})
+	bearer := s.sign(t, claims(nil), nil)
+	if _, decided, err := a.CheckNow(t.Context(), bearer); decided || err != nil {
+		t.Errorf("while the keys are fetched: decided %v, %v", decided, err)
+	}
+	close(hold)
+	if _, err := check(a, bearer); err != nil {
+		t.Fatal(err)
+	}
+	if _, decided, err := a.CheckNow(t.Context(), bearer); !decided || err != nil {
+		t.Errorf("with the keys there: decided %v, %v", decided, err)
+	}
+	if _, decided, err := a.CheckNow(t.Context(), ""); !decided || agent.KindOf(err) != agent.Unauthenticated {
+		t.Errorf("without a token: decided %v, %v", decided, err)
+	}
+}

@@ -13,7 +13,7 @@ import (
 	"fmt"
 	"math/big"
 
-	"agentd/internal/certs/reload"
+	"agentd/internal/reload"
 	"agentd/pkg/agent"
 )
 

@@ -62,6 +62,19 @@ func serviceBit(name string) (serviceSet, bool) {
 	return 1 << i, true
 }
 
+func (s serviceSet) names() []string {
+	if s == allServices {
+		return []string{everything}
+	}
+	var names []string
+	for i, name := range serviceNames {
+		if s&(1<<i) != 0 {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // grant is what one token allows. It is immutable and shared.
 type grant struct {
 	name          string

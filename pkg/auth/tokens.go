@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -14,7 +15,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 
-	"agentd/internal/certs/reload"
+	"agentd/internal/reload"
 	"agentd/pkg/agent"
 )
 
@@ -79,8 +80,38 @@ func CheckTokens(text []byte, name string) error {
 	return err
 }
 
-func parseTokens(text []byte, name string) (*table, error) {
-	p := tokensParser{file: name, table: &table{byPrefix: map[uint64]held{}}, names: map[string]bool{}}
+// TokenInfo is what a file says about one token.
+type TokenInfo struct {
+	Name       string
+	Namespaces []string // sorted; "*" for all
+	Services   []string // "*" for all
+	Access     Access
+	Expires    time.Time // zero for never
+}
+
+// ReadTokens is CheckTokens for people: it lists the tokens in the order of the file.
+func ReadTokens(text []byte, name string) ([]TokenInfo, error) {
+	p := newTokensParser(name)
+	if _, err := p.parse(text); err != nil {
+		return nil, err
+	}
+	infos := make([]TokenInfo, len(p.order))
+	for i, g := range p.order {
+		infos[i] = TokenInfo{Name: g.name, Namespaces: slices.Sorted(maps.Keys(g.namespaces)), Services: g.services.names(), Access: g.access, Expires: g.expires}
+		if g.allNamespaces {
+			infos[i].Namespaces = []string{everything}
+		}
+	}
+	return infos, nil
+}
+
+func parseTokens(text []byte, name string) (*table, error) { return newTokensParser(name).parse(text) }
+
+func newTokensParser(name string) *tokensParser {
+	return &tokensParser{file: name, table: &table{byPrefix: map[uint64]held{}}, names: map[string]bool{}}
+}
+
+func (p *tokensParser) parse(text []byte) (*table, error) {
 	if err := p.checkShape(text); err != nil {
 		return nil, err
 	}
@@ -119,6 +150,7 @@ type tokensParser struct {
 	file  string
 	table *table
 	names map[string]bool
+	order []*grant // as in the file
 }
 
 func (p *tokensParser) bad(at ast.Node, format string, args ...any) error {
@@ -249,6 +281,7 @@ func (p *tokensParser) hold(g *grant, node, entry ast.Node) error {
 		return p.bad(entry, "tokens %q and %q have the same hash", other.grant.name, g.name)
 	}
 	p.table.byPrefix[prefix] = h
+	p.order = append(p.order, g)
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -184,4 +185,29 @@ func FuzzKeys(f *testing.F) {
 			t.Errorf("%d keys", len(set.keys))
 		}
 	})
+}
+
+func TestReadTokens_ListsWhatTheFileSays(t *testing.T) {
+	text := "tokens:\n"
+	for _, spec := range []TokenSpec{
+		{Name: "b", Namespaces: []string{"y", "x"}, Services: []string{ServiceClass, ServiceAgent}, Access: Read, Expires: epoch},
+		{Name: "a", Namespaces: []string{"*"}, Services: []string{"*"}, Access: Admin},
+	} {
+		_, entry, err := NewToken(spec, rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text += entry
+	}
+	got, err := ReadTokens([]byte(text), "f")
+	want := []TokenInfo{
+		{Name: "b", Namespaces: []string{"x", "y"}, Services: []string{ServiceAgent, ServiceClass}, Access: Read, Expires: epoch},
+		{Name: "a", Namespaces: []string{"*"}, Services: []string{"*"}, Access: Admin},
+	}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v\nwant %+v", got, err, want)
+	}
+	if _, err := ReadTokens([]byte("tokens: 1"), "f"); agent.KindOf(err) != agent.Invalid {
+		t.Errorf("%v", err)
+	}
 }

@@ -13,6 +13,7 @@ package client
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"strings"
@@ -21,6 +22,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 
@@ -58,6 +60,7 @@ type Client struct {
 	classes   agentdv1.ClassServiceClient
 	cluster   agentdv1.ClusterServiceClient
 	dials     *dials
+	tls       bool
 }
 
 // Option changes what Dial sets up.
@@ -68,6 +71,8 @@ type settings struct {
 	addr      string
 	namespace string
 	token     string
+	tls       *tls.Config // nil: plain text
+	plain     bool        // a token may travel in plain text
 	dial      func(context.Context, string) (net.Conn, error)
 }
 
@@ -77,8 +82,17 @@ func WithAddr(addr string) Option { return func(s *settings) { s.addr = addr } }
 // WithNamespace chooses the tenant; agent.DefaultNamespace if it is not given.
 func WithNamespace(namespace string) Option { return func(s *settings) { s.namespace = namespace } }
 
-// WithToken sends a bearer token with every request, in the clear: use it on
-// connections that nobody else can read.
+// WithTLS encrypts the connection and checks the server's certificate against cfg,
+// for the host of the address unless cfg says ServerName. The client copies cfg. Nil
+// is plain text, which is the default.
+func WithTLS(cfg *tls.Config) Option { return func(s *settings) { s.tls = cfg } }
+
+// WithPlainToken allows a token to travel to another machine without TLS, for
+// networks that are trusted.
+func WithPlainToken() Option { return func(s *settings) { s.plain = true } }
+
+// WithToken sends a bearer token with every request. Without TLS it goes to the
+// loopback address only; see WithPlainToken.
 func WithToken(token string) Option { return func(s *settings) { s.token = token } }
 
 // WithDialer replaces the TCP connection, for example by one in memory.
@@ -88,7 +102,8 @@ func WithDialer(dial func(ctx context.Context, addr string) (net.Conn, error)) O
 
 // Dial prepares a connection without opening it, so it succeeds also while no
 // server is there. It fails with kind Invalid on a malformed address, namespace or
-// token, and when ctx has ended; ctx is not kept.
+// token, with kind Denied where a token would leave the machine unencrypted, and when
+// ctx has ended; ctx is not kept.
 func Dial(ctx context.Context, opts ...Option) (*Client, error) {
 	s := settings{addr: DefaultAddr, namespace: agent.DefaultNamespace, dial: dialTCP}
 	for _, opt := range opts {
@@ -102,7 +117,7 @@ func Dial(ctx context.Context, opts ...Option) (*Client, error) {
 	}
 	d := &dials{dial: s.dial}
 	options := []grpc.DialOption{
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(handshakes{s.credentials(), d}),
 		grpc.WithContextDialer(d.open),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: reconnectMin, Multiplier: 1.6, Jitter: 0.2, MaxDelay: reconnectMax},
@@ -121,7 +136,7 @@ func Dial(ctx context.Context, opts ...Option) (*Client, error) {
 		return nil, &agent.Error{Op: "connect", Kind: agent.Invalid, Msg: fmt.Sprintf("address %.200q cannot be used", s.addr), Err: err}
 	}
 	return &Client{
-		addr: s.addr, namespace: s.namespace, conn: conn, dials: d,
+		addr: s.addr, namespace: s.namespace, conn: conn, dials: d, tls: s.tls != nil,
 		agents:  agentdv1.NewAgentServiceClient(conn),
 		fibers:  agentdv1.NewFiberServiceClient(conn),
 		classes: agentdv1.NewClassServiceClient(conn),
@@ -139,7 +154,22 @@ func (s settings) validate() error {
 		return &agent.Error{Op: "connect", Kind: agent.Invalid,
 			Msg: "the token holds a space, a line break or a character beyond ASCII; was it copied whole?"}
 	}
+	if s.token != "" && s.tls == nil && !s.plain && !isLoopback(host) {
+		return &agent.Error{Op: "connect", Kind: agent.Denied, Msg: fmt.Sprintf(
+			"the token would travel to %s unencrypted: use TLS (WithTLS; --tls, --tls-ca FILE), or allow it (WithPlainToken; --insecure) if the network is trusted", s.addr)}
+	}
 	return agent.ValidateNamespace(s.namespace)
+}
+
+func isLoopback(host string) bool {
+	return host == "localhost" || net.ParseIP(host).IsLoopback()
+}
+
+func (s settings) credentials() credentials.TransportCredentials {
+	if s.tls == nil {
+		return insecure.NewCredentials()
+	}
+	return credentials.NewTLS(s.tls)
 }
 
 // Close ends the connection; requests under way fail with kind Canceled. Closing
@@ -168,7 +198,7 @@ func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]strin
 	return map[string]string{"authorization": "Bearer " + string(b)}, nil
 }
 
-// RequireTransportSecurity is false because agentd has no TLS yet.
+// RequireTransportSecurity is false because validate has decided.
 func (b bearer) RequireTransportSecurity() bool { return false }
 
 // dials opens connections and remembers why the last try failed, in fewer words
@@ -182,16 +212,39 @@ type dials struct {
 
 func (d *dials) open(ctx context.Context, addr string) (net.Conn, error) {
 	conn, err := d.dial(ctx, addr)
+	if err != nil {
+		d.note(err)
+	}
+	return conn, err
+}
+
+// note keeps how the newest try ended: nil if it got as far as gRPC.
+func (d *dials) note(err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.err = err
-	return conn, err
 }
 
 func (d *dials) lastError() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.err
+}
+
+// handshakes are the connection's credentials; dials remembers how theirs went.
+type handshakes struct {
+	credentials.TransportCredentials
+	dials *dials
+}
+
+func (h handshakes) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	conn, info, err := h.TransportCredentials.ClientHandshake(ctx, authority, raw)
+	h.dials.note(err)
+	return conn, info, err
+}
+
+func (h handshakes) Clone() credentials.TransportCredentials {
+	return handshakes{h.TransportCredentials.Clone(), h.dials}
 }
 
 func dialTCP(ctx context.Context, addr string) (net.Conn, error) {

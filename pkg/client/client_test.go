@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -344,6 +345,28 @@ func TestDial_Refused(t *testing.T) {
 	cancel()
 	_, err := client.Dial(ctx)
 	wantError(t, err, agent.Canceled, "")
+}
+
+// A token leaves the machine only encrypted, unless somebody says otherwise.
+func TestDial_KeepsTokensOffPlainNetworks(t *testing.T) {
+	token := client.WithToken("agentd_secret")
+	for _, addr := range []string{"db.example:7600", "10.0.0.1:7600", "[2001:db8::1]:7600", "localhost.example:7600"} {
+		_, err := client.Dial(context.Background(), client.WithAddr(addr), token)
+		wantError(t, err, agent.Denied, "would travel to "+addr+" unencrypted")
+		if err != nil && strings.Contains(err.Error(), "secret") {
+			t.Errorf("the message holds the token: %v", err)
+		}
+		for _, allowed := range []client.Option{client.WithTLS(&tls.Config{MinVersion: tls.VersionTLS13}), client.WithPlainToken()} {
+			if err := dial(t, client.WithAddr(addr), token, allowed).Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	for _, addr := range []string{"localhost:1", "127.0.0.1:1", "[::1]:1"} {
+		if err := dial(t, client.WithAddr(addr), token).Close(); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 func TestUnreachable(t *testing.T) {

@@ -2,6 +2,8 @@ package client
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"math"
@@ -74,8 +76,8 @@ func (c *Client) failure(ctx context.Context, r request, err error, sent bool) e
 		e.Msg = "gave up waiting for an answer of " + c.addr
 		e.Err = context.Cause(ctx)
 	case code == codes.Unavailable && !sent:
-		e.Msg = fmt.Sprintf("cannot reach agentd at %s; is `agentd serve` running there?", c.addr)
 		e.Err = c.dials.lastError()
+		e.Msg = c.unreached(e.Err)
 	case code == codes.Unavailable && r.effects:
 		e.Kind = agent.OutcomeUnknown
 		e.Msg = fmt.Sprintf("the connection to %s broke before the answer came; whether the request took effect is unknown", c.addr)
@@ -85,6 +87,33 @@ func (c *Client) failure(ctx context.Context, r request, err error, sent bool) e
 		e.Msg = fmt.Sprintf("%s does not offer this: it is an older agentd, or none", c.addr)
 	}
 	return e
+}
+
+// unreached says why no request could be sent; err is how the newest try to connect
+// ended.
+func (c *Client) unreached(err error) string {
+	var (
+		plain    tls.RecordHeaderError
+		stranger x509.UnknownAuthorityError
+		host     x509.HostnameError
+		invalid  x509.CertificateInvalidError
+		alert    tls.AlertError
+	)
+	switch {
+	case errors.As(err, &plain):
+		return fmt.Sprintf("%s does not speak TLS; leave out --tls and --tls-ca (WithTLS) if the network is trusted", c.addr)
+	case errors.As(err, &stranger):
+		return fmt.Sprintf("the certificate of %s is signed by no CA that is trusted here; name its CA with --tls-ca FILE", c.addr)
+	case errors.As(err, &host), errors.As(err, &invalid):
+		return fmt.Sprintf("the certificate of %s is not acceptable", c.addr)
+	case errors.As(err, &alert):
+		return fmt.Sprintf("%s refuses this TLS connection", c.addr)
+	case err != nil:
+		return fmt.Sprintf("cannot reach agentd at %s; is `agentd serve` running there?", c.addr)
+	case c.tls:
+		return fmt.Sprintf("%s ended the connection at once; does it want a certificate of the client (--tls-cert, --tls-key)?", c.addr)
+	}
+	return fmt.Sprintf("%s ended the connection at once; does it speak TLS (--tls-ca FILE, or --tls for the system's CAs)?", c.addr)
 }
 
 // retry runs try until it succeeds, fails for good, or was tried often enough. It

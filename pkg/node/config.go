@@ -3,7 +3,6 @@ package node
 import (
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"time"
 
@@ -35,12 +34,14 @@ type Config struct {
 	MaxLive      int           // agents in memory at once; default 4 096
 	SegmentBytes int64         // of the commit log's files, some five of which are made ahead; default 64 MiB
 	DevErrors    bool          // internal errors carry their causes to clients; for development
-	Insecure     bool          // allow addresses beyond loopback although nothing is encrypted or authenticated
+	Insecure     bool          // allow addresses beyond loopback without TLS and authentication
 	Version      string        // reported to clients
 	Log          *slog.Logger  // default: discard
+	Security                   // default: none, which only loopback addresses may do
 }
 
-// Validate fills in defaults and refuses what cannot work, with kind Invalid.
+// Validate fills in defaults and refuses what cannot work, with kind Invalid, or Denied
+// for an address that strangers could reach.
 func (c *Config) Validate() error {
 	bad := func(format string, args ...any) error {
 		return &agent.Error{Op: "configure node", Kind: agent.Invalid, Msg: fmt.Sprintf(format, args...)}
@@ -75,14 +76,7 @@ func (c *Config) Validate() error {
 	case c.Idle < 0 || c.MaxLive < 1:
 		return bad("idle time and the number of live agents must be positive")
 	}
-	if !c.Insecure {
-		for _, addr := range []string{c.GRPCAddr, c.HTTPAddr} {
-			if err := checkLoopback(addr); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return c.Security.check(c.Insecure, c.GRPCAddr, c.HTTPAddr)
 }
 
 func setDefault[T comparable](field *T, value T) {
@@ -90,21 +84,4 @@ func setDefault[T comparable](field *T, value T) {
 	if *field == zero {
 		*field = value
 	}
-}
-
-// checkLoopback refuses to open a port to others while there is neither
-// encryption nor authentication.
-func checkLoopback(addr string) error {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return &agent.Error{Op: "configure node", Kind: agent.Invalid, Msg: fmt.Sprintf("%q is no address: write HOST:PORT", addr), Err: err}
-	}
-	if host == "localhost" {
-		return nil
-	}
-	if ip := net.ParseIP(host); ip != nil && ip.IsLoopback() {
-		return nil
-	}
-	return &agent.Error{Op: "configure node", Kind: agent.Denied, Msg: fmt.Sprintf(
-		"%s can be reached from other machines, and this version neither encrypts nor authenticates: listen on 127.0.0.1, or say --insecure if the network is trusted", addr)}
 }

@@ -28,6 +28,7 @@ import (
 // Node is a running node. Its methods may be called from any goroutine.
 type Node struct {
 	cfg      Config
+	door     door
 	grpc     net.Listener
 	http     net.Listener
 	store    storage.Store
@@ -62,7 +63,10 @@ func Start(ctx context.Context, cfg Config) (_ *Node, err error) {
 			_ = n.Close(ctx) // the first error is the one to tell
 		}
 	}()
-	// 1. Ports first: nothing was touched yet if one is taken.
+	// 1. Who may come in, then the ports: nothing was touched yet if one is taken.
+	if n.door, err = openDoor(cfg); err != nil {
+		return nil, err
+	}
 	if n.grpc, err = listen(ctx, cfg.GRPCAddr, "--listen"); err != nil {
 		return nil, err
 	}
@@ -116,7 +120,9 @@ func (n *Node) startServer() {
 	n.server = server.New(server.Config{
 		Agents: n.router, Classes: n.classes, Log: n.cfg.Log, Version: n.cfg.Version, Now: time.Now,
 		Ready: n.ready, DevErrors: n.cfg.DevErrors, Metrics: n.metrics.registry,
+		Auth: n.door.auth, TLS: n.door.config(),
 	})
+	n.door.watch(n.metrics.registry)
 	n.wg.Go(func() { n.serve("gRPC", n.server.Serve, n.grpc) })
 	n.wg.Go(func() { n.serve("HTTP", n.server.ServeHTTP, n.http) })
 }
@@ -196,6 +202,7 @@ func (n *Node) close(ctx context.Context) error {
 	if n.server != nil {
 		errs = append(errs, n.server.Stop(ctx))
 	}
+	n.door.close()
 	if n.host != nil {
 		errs = append(errs, n.host.Close(ctx))
 	}

@@ -3,11 +3,11 @@ package server
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"slices"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"google.golang.org/grpc"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
@@ -97,7 +97,8 @@ const (
 
 // newHTTP serves the probes: /healthz says that the process answers, /readyz that
 // the node accepts calls (503 and the reason if not).
-func newHTTP(metrics *prometheus.Registry, ready func() error) *http.Server {
+// /metrics needs a token where tokens are asked for.
+func newHTTP(cfg Config, ready func() error, g *guard) *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
@@ -107,14 +108,19 @@ func newHTTP(metrics *prometheus.Registry, ready func() error) *http.Server {
 		}
 		writeText(w, http.StatusOK, "ready\n")
 	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
-	return &http.Server{
+	mux.Handle("GET /metrics", g.scrape(promhttp.HandlerFor(cfg.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4})))
+	server := &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: headerTimeout,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug), // handshakes that failed
 	}
+	if cfg.TLS != nil {
+		server.TLSConfig = withoutClients(cfg.TLS)
+	}
+	return server
 }
 
 func writeText(w http.ResponseWriter, code int, text string) {

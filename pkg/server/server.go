@@ -5,6 +5,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -21,6 +22,7 @@ import (
 
 	"agentd/pkg/actor"
 	"agentd/pkg/agent"
+	"agentd/pkg/auth"
 	"agentd/pkg/placement"
 	"agentd/pkg/storage"
 	agentdv1 "agentd/proto/agentd/v1"
@@ -88,6 +90,12 @@ type Config struct {
 	// DevErrors tells callers the full text of internal errors, which may name files
 	// of the server. For development only.
 	DevErrors bool
+	// Auth says who may do what; nil lets everybody do everything. The caller closes
+	// it after Stop.
+	Auth *auth.Authenticator
+	// TLS serves both ports; nil serves plain text. Certificates of clients are asked
+	// for on the gRPC port only: probes have none.
+	TLS *tls.Config
 }
 
 // Server serves one node. New starts nothing; Serve and ServeHTTP run until Stop.
@@ -112,14 +120,23 @@ func New(cfg Config) *Server {
 		}
 	}
 	e := newEdge(cfg)
-	s.grpc = grpc.NewServer(
+	g := newGuard(cfg, e)
+	options := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(MaxMessageBytes),
 		grpc.MaxConcurrentStreams(maxStreams),
-		grpc.UnaryInterceptor(e.unary),
-		grpc.StreamInterceptor(e.stream),
+		grpc.ChainUnaryInterceptor(e.unary, g.unary),
+		grpc.ChainStreamInterceptor(e.stream, g.stream),
+		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPingInterval, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout}),
-	)
+	}
+	if cfg.Auth != nil {
+		options = append(options, grpc.InTapHandle(g.tap))
+	}
+	if cfg.TLS != nil {
+		options = append(options, grpc.Creds(newHandshakes(cfg)))
+	}
+	s.grpc = grpc.NewServer(options...)
 	agentdv1.RegisterAgentServiceServer(s.grpc, &agentService{agents: cfg.Agents, drained: s.drained})
 	agentdv1.RegisterFiberServiceServer(s.grpc, &fiberService{agents: cfg.Agents})
 	agentdv1.RegisterClassServiceServer(s.grpc, &classService{classes: cfg.Classes})
@@ -130,7 +147,7 @@ func New(cfg Config) *Server {
 	for name := range s.grpc.GetServiceInfo() {
 		health.services = append(health.services, name)
 	}
-	s.http = newHTTP(cfg.Metrics, s.ready)
+	s.http = newHTTP(cfg, s.ready, g)
 	return s
 }
 
@@ -161,7 +178,11 @@ func (s *Server) Serve(lis net.Listener) error {
 // ServeHTTP answers /healthz, /readyz and /metrics on lis until Stop; it closes
 // lis. It returns nil after Stop.
 func (s *Server) ServeHTTP(lis net.Listener) error {
-	if err := s.http.Serve(lis); err != nil && !errors.Is(err, http.ErrServerClosed) {
+	serve := s.http.Serve
+	if s.http.TLSConfig != nil {
+		serve = func(lis net.Listener) error { return s.http.ServeTLS(lis, "", "") } // the certificate is in the configuration
+	}
+	if err := serve(lis); err != nil && !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve HTTP on %s: %w", lis.Addr(), err)
 	}
 	return nil

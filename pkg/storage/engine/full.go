@@ -40,17 +40,16 @@ func (f *full) unstuck() {
 	f.log.Info("agents' files can be written again")
 }
 
-// now is why files cannot be written, if so, and a channel that is closed when they
-// cannot.
-func (f *full) now() (cause error, stop <-chan struct{}) {
+// now is a channel that is closed when files cannot be written, and why they cannot.
+func (f *full) now() (stop <-chan struct{}, cause error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.cause, f.stop
+	return f.stop, f.cause
 }
 
 // room returns an error of kind StorageFull that says what to do.
 func (s *Store) room(id agent.ID) error {
-	err, _ := s.full.now()
+	_, err := s.full.now()
 	if err == nil {
 		if err = s.full.ask(); err == nil {
 			return nil
@@ -68,7 +67,7 @@ func (s *Store) awaitFile(ctx context.Context, op string, id agent.ID, seq uint6
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	_, stop := s.full.now()
+	stop, _ := s.full.now()
 	go func() {
 		select {
 		case <-stop:
@@ -77,7 +76,7 @@ func (s *Store) awaitFile(ctx context.Context, op string, id agent.ID, seq uint6
 		}
 	}()
 	err := s.applier.WaitAgent(ctx, id, seq)
-	if cause, _ := s.full.now(); err != nil && cause != nil {
+	if _, cause := s.full.now(); err != nil && cause != nil {
 		return &agent.Error{Op: op, Agent: id, Kind: agent.StorageFull, Err: cause,
 			Msg: "storage full: the agent's last commits are safe in the log, but its file cannot be written until space is freed on the data folder's disk"}
 	}

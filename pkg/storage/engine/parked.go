@@ -27,7 +27,7 @@ func (p *parked) close() error {
 // park keeps a closed database's connection; false if there is no need to. Nobody
 // else has the agent: it is taken.
 func (s *Store) park(db *database, conn *sqlite.Conn) bool {
-	if cause, _ := s.full.now(); cause == nil {
+	if _, cause := s.full.now(); cause == nil {
 		return false
 	}
 	s.mu.Lock()
