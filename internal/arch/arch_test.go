@@ -42,6 +42,7 @@ var siblings = map[[2]string]string{
 	{"pkg/storage/reference", "pkg/storage"}:                        "an engine implements the interface",
 	{"pkg/storage/reference", "pkg/storage/internal/sqlite"}:        "engines share one binding of SQLite",
 	{"pkg/storage/reference", "pkg/storage/internal/session"}:       "engines share what SQL may do",
+	{"pkg/storage/reference", "pkg/storage/internal/folder"}:        "engines share the lock and the format of a data folder",
 	{"pkg/storage/internal/session", "pkg/storage"}:                 "rows, values and limits are the interface's",
 	{"pkg/storage/internal/session", "pkg/storage/internal/sqlite"}: "a session runs on a connection",
 	{"pkg/storage/record", "pkg/storage"}:                           "a record carries a wake",

@@ -395,6 +395,7 @@ func (r *run) scale(ctx context.Context) error {
 		return err
 	}
 	r.note("Creating %d agents at the storage interface, 64 at a time: %.0f/s.", r.hibernated, float64(r.hibernated)/time.Since(began).Seconds())
+	unix.Sync()
 	if err := r.randomAccess(ctx, s); err != nil {
 		return err
 	}
@@ -412,6 +413,7 @@ func (r *run) scale(ctx context.Context) error {
 	if err := copyTree(dir, crashed); err != nil {
 		return err
 	}
+	unix.Sync() // the copy's own writes are no part of a restart
 	if err := s.Close(); err != nil {
 		return err
 	}

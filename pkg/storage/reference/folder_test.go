@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"agentd/pkg/agent"
+	datafolder "agentd/pkg/storage/internal/folder"
 )
 
 // openClose opens a store and closes it again if that worked.
@@ -82,7 +83,7 @@ func TestFolderAccepted(t *testing.T) {
 	}
 	// A first start that was cut short, and the folder of a disk of its own.
 	dir = t.TempDir()
-	for _, name := range []string{lockName, formatName + ".tmp"} {
+	for _, name := range []string{datafolder.LockName, formatName + ".tmp"} {
 		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
