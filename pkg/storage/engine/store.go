@@ -208,7 +208,7 @@ func (s *Store) connect(ctx context.Context, op string, id agent.ID) (*database,
 // committed; the connection is nil for an agent that has none.
 func (db *database) attachWhenApplied(ctx context.Context, op string, seq uint64, known bool) (*sqlite.Conn, error) {
 	s := db.store
-	if known {
+	if known && s.catalog.Waits(db.id) {
 		if err := s.awaitFile(ctx, op, db.id, seq); err != nil {
 			return nil, err
 		}

@@ -36,6 +36,16 @@ func (c *Catalog) Entry(id agent.ID) (e storage.Entry, ok bool, err error) {
 	return e, ok, err
 }
 
+// Waits says that the last commit of a database that was closed is not applied yet.
+// What Entry says of any other agent that is not open is in the agent's file.
+func (c *Catalog) Waits(id agent.ID) bool {
+	p := c.partOf(id)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := p.agents[id]
+	return n != nil && n.life != nil
+}
+
 // Find is Entry with the time of the agent's last commit.
 func (c *Catalog) Find(id agent.ID) (e storage.Entry, at time.Time, ok bool, err error) {
 	if c.closed.Load() {
