@@ -279,7 +279,9 @@ func (s *Store) applied(id agent.ID, seq uint64, fd int) {
 	if p != nil {
 		p.capture.Applied(seq, fd)
 		if seq >= p.meta.Seq {
-			s.wg.Go(func() { _ = p.close() }) // it was only read
+			if err := p.close(); err != nil {
+				s.log.Warn("a database cannot be closed", "agent", id.Key(), "error", err)
+			}
 		}
 	}
 	if db == nil {
