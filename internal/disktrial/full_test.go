@@ -23,8 +23,20 @@ type crowd struct {
 	store *single.Store
 	row   int // bytes of each commit's row
 
-	mu   sync.Mutex // guards what follows
-	full int        // refusals
+	mu     sync.Mutex   // guards what follows
+	full   int          // refusals
+	unread map[int]bool // agents that could not be opened while the disk was full
+}
+
+// unreadable notes an agent whose last commit was in flight as the disk became full:
+// nothing can be read of it until there is space.
+func (c *crowd) unreadable(k int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.unread == nil {
+		c.unread = make(map[int]bool)
+	}
+	c.unread[k] = true
 }
 
 // fill has every agent commit until it is refused limit times, or enough says so. Each
@@ -40,6 +52,9 @@ func (c *crowd) fill(limit int, enough func() bool) {
 		})
 	}
 	wg.Wait()
+	if n := len(c.unread); 2*n > c.Agents {
+		c.T.Errorf("%d of %d agents cannot be read while the disk is full; only those with a commit in flight may", n, c.Agents)
+	}
 	select {
 	case <-c.store.Failed():
 		c.T.Errorf("the store failed: %v", c.store.Err())
@@ -54,7 +69,8 @@ func (c *crowd) write(k, limit int, enough func() bool) error {
 		db, err := c.store.Open(ctx, agentID(k))
 		cancel()
 		if agent.KindOf(err) == agent.StorageFull && err != nil {
-			refused++ // its last commits are in the log, and it was closed as the disk became full
+			refused++
+			c.unreadable(k)
 			continue
 		}
 		if err != nil {
@@ -125,7 +141,8 @@ func (c *crowd) readOn(db storage.DB, k int, n int64) error {
 	defer cancel()
 	again, err := c.store.Open(ctx, agentID(k))
 	if agent.KindOf(err) == agent.StorageFull && err != nil {
-		return nil // the refusal came after SQLite had committed, so its overlay was of no use
+		c.unreadable(k)
+		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("open after a refused commit: %w", err)
